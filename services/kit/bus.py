@@ -1,0 +1,127 @@
+"""NATS as a hint: dials for ever, publishes without waiting, makes its stream and bucket whenever they are gone."""
+
+import asyncio
+
+import nats
+import structlog
+from nats.aio.client import Client
+from nats.js import JetStreamContext
+from nats.js.api import ConsumerConfig, KeyValueConfig, RetentionPolicy, StorageType, StreamConfig
+from nats.js.errors import BucketNotFoundError, NotFoundError
+from nats.js.kv import KeyValue
+
+log = structlog.get_logger()
+
+JOBS_STREAM = "JOBS"
+JOBS_SUBJECT = "backendai.jobs"
+JOBS_CONSUMER = "agents"
+STATUS_BUCKET = "backendai_tasks"
+STATUS_TTL_SECONDS = 3_600
+EVENTS_SUBJECT = "backendai.events"
+RECONNECT_WAIT_SECONDS = 0.5
+MAX_PAYLOAD_BYTES = 900_000
+
+
+def events_subject(task_id: str) -> str:
+    """Where one task's events are published."""
+    return f"{EVENTS_SUBJECT}.{task_id}"
+
+
+class Bus:
+    """One connection. Every method may be called while NATS is down: publishing then drops the hint."""
+
+    def __init__(self, url: str, *, name: str) -> None:
+        self._url, self._name = url, name
+        self.client = Client()
+        self.js: JetStreamContext = self.client.jetstream()
+        self._dialling: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Dial in the background; the process does not wait for NATS to start."""
+        self._dialling = asyncio.create_task(self._dial())
+
+    @property
+    def connected(self) -> bool:
+        """Whether hints go out right now."""
+        return self.client.is_connected
+
+    async def _dial(self) -> None:
+        while True:
+            try:
+                await self.client.connect(
+                    self._url,
+                    name=f"backendai-{self._name}",
+                    max_reconnect_attempts=-1,
+                    reconnect_time_wait=RECONNECT_WAIT_SECONDS,  # type: ignore[arg-type]  # a float works, and is wanted
+                    connect_timeout=2,
+                    ping_interval=5,
+                    max_outstanding_pings=2,
+                    # While disconnected a hint is worth nothing: drop it instead of replaying old ones later.
+                    pending_size=8 * 1024 * 1024,
+                    error_cb=self._on_error,
+                    disconnected_cb=self._on_disconnect,
+                    reconnected_cb=self._on_reconnect,
+                )
+                log.info("nats_connected")
+                return
+            except (TimeoutError, OSError, nats.errors.Error) as error:
+                log.warning("nats_unreachable", error=type(error).__name__)
+                await asyncio.sleep(RECONNECT_WAIT_SECONDS)
+
+    async def _on_error(self, error: Exception) -> None:
+        log.debug("nats_error", error=type(error).__name__)
+
+    async def _on_disconnect(self) -> None:
+        log.warning("nats_disconnected")
+
+    async def _on_reconnect(self) -> None:
+        log.info("nats_reconnected")
+
+    async def publish(self, subject: str, payload: bytes = b"") -> None:
+        """Publish without waiting for any acknowledgement; dropped while NATS is down."""
+        if not self.connected:
+            return
+        try:
+            await self.client.publish(subject, payload)
+        except nats.errors.Error as error:
+            log.debug("nats_publish_failed", subject=subject, error=type(error).__name__)
+
+    async def put_status(self, task_id: str, payload: bytes) -> None:
+        """Write a task's entry of the status bucket, as a hint."""
+        await self.publish(f"$KV.{STATUS_BUCKET}.{task_id}", payload)
+
+    async def ensure_jobs(self) -> None:
+        """Make the work queue and its consumer if they are missing."""
+        try:
+            await self.js.consumer_info(JOBS_STREAM, JOBS_CONSUMER)
+        except NotFoundError:
+            await self.js.add_stream(
+                StreamConfig(
+                    name=JOBS_STREAM,
+                    subjects=[JOBS_SUBJECT],
+                    retention=RetentionPolicy.WORK_QUEUE,
+                    storage=StorageType.FILE,
+                    max_age=3_600,
+                )
+            )
+            await self.js.add_consumer(
+                JOBS_STREAM, ConsumerConfig(durable_name=JOBS_CONSUMER, ack_wait=10, max_ack_pending=10_000)
+            )
+
+    async def ensure_status(self) -> KeyValue:
+        """The status bucket, made if it is missing."""
+        try:
+            return await self.js.key_value(STATUS_BUCKET)
+        except (NotFoundError, BucketNotFoundError):
+            return await self.js.create_key_value(
+                KeyValueConfig(bucket=STATUS_BUCKET, ttl=STATUS_TTL_SECONDS, storage=StorageType.MEMORY, direct=True)
+            )
+
+    async def close(self) -> None:
+        """Flush what can be flushed and hang up."""
+        if self._dialling is not None:
+            self._dialling.cancel()
+        if self.client.is_connected:
+            await self.client.drain()
+
+

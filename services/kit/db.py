@@ -1,0 +1,45 @@
+"""Postgres through SQLAlchemy Core: one engine a process, one transaction a store method."""
+
+import re
+
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+CONNECT_TIMEOUT_SECONDS = 2
+STATEMENT_TIMEOUT_MS = 10_000
+
+
+def sqlalchemy_url(database_url: str) -> str:
+    """The same server and database, through psycopg 3."""
+    return re.sub(r"^postgres(ql)?(\+\w+)?://", "postgresql+psycopg://", database_url)
+
+
+def create_engine(database_url: str, *, pool_size: int, application: str) -> AsyncEngine:
+    """An engine whose waits are bounded: 2 s for a connection, 10 s for a statement."""
+    return create_async_engine(
+        sqlalchemy_url(database_url),
+        pool_size=pool_size,
+        max_overflow=0,
+        pool_timeout=CONNECT_TIMEOUT_SECONDS,
+        connect_args={
+            "connect_timeout": CONNECT_TIMEOUT_SECONDS,
+            "application_name": f"backendai-{application}",
+            "options": f"-c statement_timeout={STATEMENT_TIMEOUT_MS} -c timezone=UTC",
+            "prepare_threshold": 2,
+        },
+    )
+
+
+def autocommit(engine: AsyncEngine) -> AsyncEngine:
+    """The same pool for single statements, each its own transaction without BEGIN and COMMIT."""
+    return engine.execution_options(isolation_level="AUTOCOMMIT")
+
+
+def is_down(error: BaseException) -> bool:
+    """Whether the database could not be reached or broke off, rather than refused what it was asked."""
+    if isinstance(error, PoolTimeout):
+        return True
+    if isinstance(error, DBAPIError) and error.connection_invalidated:
+        return True
+    return isinstance(error, OperationalError | InterfaceError)

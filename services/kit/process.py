@@ -1,0 +1,28 @@
+"""How a process lives: uvloop, one main coroutine, SIGTERM and SIGINT as one stop event."""
+
+import asyncio
+import signal
+from collections.abc import Awaitable, Callable
+
+import structlog
+import uvloop
+
+from services.kit import logs
+from services.kit.settings import ProcessSettings
+
+log = structlog.get_logger()
+
+
+def run(service: str, settings: ProcessSettings, main: Callable[[asyncio.Event], Awaitable[None]]) -> None:
+    """Run `main(stop)` until it returns; `stop` is set by the first SIGTERM or SIGINT."""
+    logs.configure(service, level=settings.log_level, style=settings.log_format)
+    uvloop.run(_until_stopped(main))
+
+
+async def _until_stopped(main: Callable[[asyncio.Event], Awaitable[None]]) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    await main(stop)
+    log.info("stopped")

@@ -1,0 +1,14 @@
+"""The base of every process's settings: read from the environment once, in `__main__`, and frozen."""
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class ProcessSettings(BaseSettings):
+    """What every process is told."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True)
+
+    log_level: str = Field("info", description="The least severe event that is logged: debug, info, warning, error.")
+    log_format: str = Field("json", description="json: one object a line; console: columns for people.")
+    drain_seconds: float = Field(10.0, ge=0, description="How long SIGTERM waits for calls in flight, in seconds.")
