@@ -1,0 +1,126 @@
+# BackendAI Chat: `make up` runs it, `make test` tests it, `make help` lists the rest.
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+SHELL := /bin/sh
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+UV := $(BIN)/uv
+CODE := deploy gateway services tests
+GROUPS := gateway chat billing agent local dev uv
+LOCK := pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --no-annotate --custom-compile-command "make lock" --quiet
+# Writes the stubs of every .proto file into the folder that follows it.
+PROTOC = PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m grpc_tools.protoc -Iproto $$(find proto/backendai -name '*.proto' | sort) \
+	$(foreach kind,python grpc_python mypy mypy_grpc,--$(kind)_out=$(if $(findstring mypy,$(kind)),quiet:)$(1))
+
+# A package index that is set for pip holds for uv too.
+ifdef PIP_INDEX_URL
+export UV_DEFAULT_INDEX ?= $(PIP_INDEX_URL)
+endif
+
+.PHONY: help
+help: ## List what can be done here.
+	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+# --- run ---
+
+.PHONY: up
+up: $(VENV)/.local ## Run everything here; Ctrl-C stops it. GATEWAYS=2 CHATS=2 BILLINGS=2 AGENTS=2 runs more than one of each.
+	@exec $(BIN)/python -m deploy.local
+
+.PHONY: token
+token: $(VENV)/.local ## Print a token for the API: make token USER=alice WORKSPACE=<uuid> ROLE=owner.
+	@$(BIN)/python -m deploy.local.tokens \
+	  $(if $(filter command line,$(origin USER)),--user "$(USER)") \
+	  $(if $(WORKSPACE),--workspace "$(WORKSPACE)") $(if $(ROLE),--role "$(ROLE)")
+
+.PHONY: migrate
+migrate: $(VENV)/.local ## Bring the database that DATABASE_URL names up to date.
+	@test -n "$$DATABASE_URL" || { echo "Set DATABASE_URL to the database to migrate (make up migrates its own)." >&2; exit 1; }
+	$(BIN)/python -m services.billing.migrations
+	$(BIN)/python -m services.chat.migrations
+
+# --- check ---
+
+.PHONY: test
+test: $(VENV)/.dev ## Run every test; ARGS="-k name" picks some.
+	@$(BIN)/python -m pytest $(ARGS)
+
+.PHONY: check
+check: fmt-check lint types arch proto-check lock-check ## What CI runs besides the tests.
+
+.PHONY: fmt
+fmt: $(VENV)/.dev ## Format the code and sort its imports.
+	$(BIN)/ruff check --select I --fix --quiet $(CODE)
+	$(BIN)/ruff format $(CODE)
+
+.PHONY: fmt-check
+fmt-check: $(VENV)/.dev ## Check the format without changing it.
+	$(BIN)/ruff format --check $(CODE)
+
+.PHONY: lint
+lint: $(VENV)/.dev ## Lint the code.
+	$(BIN)/ruff check $(CODE)
+
+.PHONY: types
+types: $(VENV)/.dev ## Check the types, strictly.
+	$(BIN)/mypy $(CODE)
+
+.PHONY: arch
+arch: $(VENV)/.dev ## Check who may import whom.
+	$(BIN)/lint-imports
+
+# --- generated ---
+
+.PHONY: proto
+proto: $(VENV)/.dev ## Make the stubs in proto/gen from the .proto files.
+	@rm -rf proto/gen/backendai && mkdir -p proto/gen
+	@$(call PROTOC,proto/gen)
+
+.PHONY: proto-check
+proto-check: $(VENV)/.dev ## Lint the .proto files; making the stubs again must change nothing.
+	$(BIN)/buf lint
+	@set -e; made=$$(mktemp -d); trap 'rm -rf "$$made"' EXIT; $(call PROTOC,"$$made"); \
+	diff -r -x __pycache__ proto/gen "$$made" || { echo "proto/gen does not fit the .proto files: run make proto." >&2; exit 1; }
+
+# dev holds every other group, so it is resolved first and the others take its versions.
+.PHONY: lock
+lock: $(UV) ## Pin the dependencies of every group, with hashes; UPGRADE=1 takes the newest.
+	$(UV) $(LOCK) $(if $(UPGRADE),--upgrade) --group dev -o requirements/dev.txt
+	@set -e; for group in $(filter-out dev,$(GROUPS)); do \
+	  $(UV) $(LOCK) $(if $(UPGRADE),--upgrade) --constraints requirements/dev.txt --group $$group -o requirements/$$group.txt; \
+	done
+
+.PHONY: lock-check
+lock-check: $(UV) ## Locking again must change nothing, and no index is named.
+	@set -e; kept=$$(mktemp -d); trap 'rm -rf "$$kept"' EXIT; cp requirements/*.txt "$$kept"; \
+	for group in $(GROUPS); do \
+	  $(UV) $(LOCK) $$(test $$group = dev || echo --constraints requirements/dev.txt) --group $$group -o "$$kept/$$group.txt"; \
+	done; \
+	diff -r requirements "$$kept" || { echo "requirements/ does not fit pyproject.toml: run make lock." >&2; exit 1; }; \
+	! grep -n '://' requirements/*.txt || { echo "requirements/ must not name an index." >&2; exit 1; }
+
+# --- installed ---
+
+$(BIN)/python:
+	@$(PYTHON) deploy/local/preflight.py
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
+
+$(UV): requirements/uv.txt | $(BIN)/python
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/uv.txt
+	@touch $@
+
+# The stamp tells which requirements are installed: a second start installs nothing.
+$(VENV)/.local $(VENV)/.dev: $(VENV)/.%: requirements/%.txt $(UV)
+	@echo "Installing what requirements/$*.txt pins into $(VENV) ..."
+	@VIRTUAL_ENV=$(CURDIR)/$(VENV) $(UV) pip install --quiet --require-hashes -r requirements/$*.txt || { \
+	  echo "The installation failed, see above: it needs a package index it can reach, about 1 GB of disk and, for a package" >&2; \
+	  echo "without a wheel for this machine, a C compiler with Python's headers (Debian: apt install gcc python3-dev)." >&2; exit 1; }
+	@printf '%s\n' "$(CURDIR)" "$(CURDIR)/proto/gen" > "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/backendai.pth"
+	@touch $@
+
+.PHONY: clean
+clean: ## Remove what was installed and cached here; the data in .data stays.
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
