@@ -1,0 +1,45 @@
+"""What tests of several services share: a real Postgres, and a fresh database of it for each test."""
+
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+
+import pytest
+
+from deploy.local.postgres import FAST, Postgres
+from services.kit import migrations
+
+TEMPLATE = "migrated"
+SERVICES = Path(__file__).parent.parent / "services"
+_copies = count(1)
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
+    """The server, for as long as the tests run."""
+    with Postgres(tmp_path_factory.mktemp("postgres"), settings=FAST) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def postgres_url(postgres: Postgres) -> str:
+    """The server's maintenance database."""
+    return postgres.url_of("postgres")
+
+
+@pytest.fixture(scope="session")
+def migrated_template(postgres: Postgres) -> str:
+    """A database in which every service's migrations have run; tests get copies of it."""
+    url = postgres.create_database(TEMPLATE)
+    for folder in sorted(SERVICES.glob("*/migrations")):
+        if (folder / "env.py").exists():
+            migrations.upgrade(folder, folder.parent.name, url)
+    return TEMPLATE
+
+
+@pytest.fixture
+def database_url(postgres: Postgres, migrated_template: str) -> Iterator[str]:
+    """A fresh, migrated database."""
+    name = f"test_{next(_copies)}"
+    yield postgres.create_database(name, template=migrated_template)
+    postgres.drop_database(name)
