@@ -1,0 +1,95 @@
+"""What `make up` is told, by the environment or by a file .env in the project's folder; the environment wins."""
+
+import os
+from pathlib import Path
+from typing import Self
+
+import dotenv
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from deploy.local.problem import Problem
+
+ROOT = Path(__file__).parents[2]
+
+# In the order in which a key makes its provider the default, each with the model that then answers.
+DEFAULT_MODELS = {
+    "openai": "gpt-5-mini",
+    "google": "gemini-2.5-flash",
+    "anthropic": "claude-haiku-4-5",
+    "groq": "llama-3.3-70b-versatile",
+    "deepseek": "deepseek-chat",
+}
+
+
+class Settings(BaseSettings):
+    """The knobs of the runner. What only a service reads passes through untouched."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True)
+
+    gateway_host: str = Field("127.0.0.1", description="The address the gateway listens on.")
+    gateway_port: int = Field(
+        8080, ge=1, le=65535, description="The first gateway's port; each further one takes the next."
+    )
+    data_dir: Path = Field(Path(".data"), description="The folder that keeps the state, from the project's folder.")
+    database_url: str | None = Field(None, description="A PostgreSQL to use instead of the embedded one.")
+    nats_url: str | None = Field(None, description="A NATS with JetStream to use instead of the embedded one.")
+    local_base_url: str | None = Field(
+        None, description="An OpenAI-compatible server to use instead of the embedded model."
+    )
+
+    auth_jwt_secret: SecretStr | None = Field(None, description="The HS256 secret; one is made and kept when unset.")
+    auth_jwks_url: str | None = Field(None, description="The issuer's keys; no token is made here when set.")
+    auth_issuer: str | None = Field(None, description="The `iss` of the tokens made here.")
+    auth_audience: str | None = Field(None, description="The `aud` of the tokens made here.")
+    cursor_secret: SecretStr | None = Field(
+        None, description="Signs the list cursors; one is made and kept when unset."
+    )
+
+    openai_api_key: SecretStr | None = None
+    google_api_key: SecretStr | None = None
+    anthropic_api_key: SecretStr | None = None
+    groq_api_key: SecretStr | None = None
+    deepseek_api_key: SecretStr | None = None
+    ai_providers: str | None = Field(
+        None, description="The providers that are configured; those with a key, and local, when unset."
+    )
+    default_ai_provider: str | None = Field(None, description="The provider of a session that names none.")
+    default_ai_model: str | None = Field(None, description="The model of a session that names none.")
+
+    gateways: int = Field(1, ge=1, le=16, description="How many gateways run.")
+    chats: int = Field(1, ge=1, le=16, description="How many chat processes run.")
+    billings: int = Field(1, ge=1, le=16, description="How many billing processes run.")
+    agents: int = Field(1, ge=1, le=16, description="How many agents run.")
+
+    log_level: str = Field("info", description="debug shows what PostgreSQL and NATS say, too.")
+
+    @classmethod
+    def read(cls) -> Self:
+        """The settings, or a Problem that names what is wrong with them."""
+        dotenv.load_dotenv(ROOT / ".env")
+        try:
+            return cls()
+        except ValidationError as error:
+            wrong = "; ".join(f"{'.'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors())
+            raise Problem(f"A setting is wrong: {wrong}.") from error
+
+    @property
+    def data(self) -> Path:
+        """The data directory, absolute."""
+        return (ROOT / self.data_dir).resolve()
+
+    @property
+    def keyed_providers(self) -> list[str]:
+        """The providers with a key."""
+        return [name for name in DEFAULT_MODELS if getattr(self, f"{name}_api_key")]
+
+    @property
+    def providers(self) -> str:
+        """AI_PROVIDERS: what is configured."""
+        return self.ai_providers or ",".join([*self.keyed_providers, "local"])
+
+
+def inherited() -> dict[str, str]:
+    """The environment without its empty variables, which mean unset."""
+    return {name: value for name, value in os.environ.items() if value}
