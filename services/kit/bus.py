@@ -18,6 +18,7 @@ JOBS_CONSUMER = "agents"
 STATUS_BUCKET = "backendai_tasks"
 STATUS_TTL_SECONDS = 3_600
 EVENTS_SUBJECT = "backendai.events"
+CANCEL_SUBJECT = "backendai.cancel"
 RECONNECT_WAIT_SECONDS = 0.5
 MAX_PAYLOAD_BYTES = 900_000
 

@@ -36,7 +36,11 @@ class _BillingReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Billing
     BILLING_REASON_PRICE_UNKNOWN: _BillingReason.ValueType  # 2
     """The price list has no such provider and model; unknown is never free. Example: metadata {"model": "gpt-9"}."""
     BILLING_REASON_HOLD_RELEASED: _BillingReason.ValueType  # 3
-    """The hold was released before this call; nothing is set aside."""
+    """The hold was released before this call; nothing is set aside.
+    Example: a HoldCredits that was delayed until its task had been given up.
+    """
+    BILLING_REASON_IDEMPOTENCY_KEY_REUSED: _BillingReason.ValueType  # 4
+    """The user's idempotency key belongs to another grant. Example: the same key with another amount."""
 
 class BillingReason(_BillingReason, metaclass=_BillingReasonEnumTypeWrapper):
     """Why a billing call failed; travels as google.rpc.ErrorInfo.reason without the prefix."""
@@ -48,7 +52,11 @@ BILLING_REASON_INSUFFICIENT_CREDITS: BillingReason.ValueType  # 1
 BILLING_REASON_PRICE_UNKNOWN: BillingReason.ValueType  # 2
 """The price list has no such provider and model; unknown is never free. Example: metadata {"model": "gpt-9"}."""
 BILLING_REASON_HOLD_RELEASED: BillingReason.ValueType  # 3
-"""The hold was released before this call; nothing is set aside."""
+"""The hold was released before this call; nothing is set aside.
+Example: a HoldCredits that was delayed until its task had been given up.
+"""
+BILLING_REASON_IDEMPOTENCY_KEY_REUSED: BillingReason.ValueType  # 4
+"""The user's idempotency key belongs to another grant. Example: the same key with another amount."""
 Global___BillingReason: _TypeAlias = BillingReason  # noqa: Y015
 
 class _ChargeKind:
@@ -643,11 +651,11 @@ class GrantCreditsRequest(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
     amount_nano: _builtins.int
-    """Nano-credits, above 0."""
+    """Nano-credits, above 0, at most 1,000,000,000 credits."""
     reason: _builtins.str
     """Why, at most 500 characters."""
     idempotency_key: _builtins.str
-    """Two grants of one user with one key are one grant; empty: none was given."""
+    """Two grants of one user with one key are one grant, in whatever workspace; empty: none was given."""
     @_builtins.property
     def caller(self) -> _common_pb2.Caller:
         """Who grants, and to which workspace."""
@@ -714,7 +722,7 @@ class LedgerEntry(_message.Message):
     kind: _builtins.str
     """chat, speech, translate, grant or signup."""
     task_id: _builtins.str
-    """The chat task; empty when there is none."""
+    """The chat task, which is the hold; empty when there is none."""
     session_id: _builtins.str
     """The chat session; empty when there is none."""
     user_id: _builtins.str

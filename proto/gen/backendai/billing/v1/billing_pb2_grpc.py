@@ -121,7 +121,8 @@ class BillingServiceServicer:
 
     def HoldCredits(self, request, context):
         """Sets credits aside for one task: min(worst case, ceiling, available). A repeated call returns the first hold.
-        FAILED_PRECONDITION insufficient_credits, price_unknown; hold_released when it was released before.
+        FAILED_PRECONDITION insufficient_credits, hold_released (it was released or has expired before);
+        INVALID_ARGUMENT price_unknown, or when the prompt leaves no room for an answer.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -142,14 +143,15 @@ class BillingServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GrantCredits(self, request, context):
-        """Adds credits to a workspace. PERMISSION_DENIED unless the caller is owner or admin.
+        """Adds credits to a workspace. PERMISSION_DENIED unless the caller is owner or admin, NOT_FOUND for a guest;
+        INVALID_ARGUMENT idempotency_key_reused.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListUsage(self, request, context):
-        """The workspace's ledger, newest first; a member or viewer sees its own entries only.
+        """The workspace's ledger, newest first; a member or viewer sees its own charges only. NOT_FOUND for a guest.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

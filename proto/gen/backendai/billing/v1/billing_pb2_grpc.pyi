@@ -45,16 +45,19 @@ class BillingServiceStub:
     """Succeeds when anything is available; FAILED_PRECONDITION insufficient_credits when nothing is. Holds nothing."""
     HoldCredits: _grpc.UnaryUnaryMultiCallable[_billing_pb2.HoldCreditsRequest, _billing_pb2.HoldCreditsResponse]
     """Sets credits aside for one task: min(worst case, ceiling, available). A repeated call returns the first hold.
-    FAILED_PRECONDITION insufficient_credits, price_unknown; hold_released when it was released before.
+    FAILED_PRECONDITION insufficient_credits, hold_released (it was released or has expired before);
+    INVALID_ARGUMENT price_unknown, or when the prompt leaves no room for an answer.
     """
     SettleHolds: _grpc.UnaryUnaryMultiCallable[_billing_pb2.SettleHoldsRequest, _billing_pb2.SettleHoldsResponse]
     """Pays holds: each min(price of its usage, hold), once. A repeated settlement returns the first charge."""
     ReleaseHolds: _grpc.UnaryUnaryMultiCallable[_billing_pb2.ReleaseHoldsRequest, _billing_pb2.ReleaseHoldsResponse]
     """Gives holds back unspent. An unknown hold is remembered as released, so that a late HoldCredits fails."""
     GrantCredits: _grpc.UnaryUnaryMultiCallable[_billing_pb2.GrantCreditsRequest, _billing_pb2.GrantCreditsResponse]
-    """Adds credits to a workspace. PERMISSION_DENIED unless the caller is owner or admin."""
+    """Adds credits to a workspace. PERMISSION_DENIED unless the caller is owner or admin, NOT_FOUND for a guest;
+    INVALID_ARGUMENT idempotency_key_reused.
+    """
     ListUsage: _grpc.UnaryUnaryMultiCallable[_billing_pb2.ListUsageRequest, _billing_pb2.ListUsageResponse]
-    """The workspace's ledger, newest first; a member or viewer sees its own entries only."""
+    """The workspace's ledger, newest first; a member or viewer sees its own charges only. NOT_FOUND for a guest."""
     GetCreditUsage: _grpc.UnaryUnaryMultiCallable[_billing_pb2.GetCreditUsageRequest, _billing_pb2.GetCreditUsageResponse]
     """What the user's workspaces were given and what the user spent in them."""
 
@@ -73,16 +76,19 @@ class BillingServiceAsyncStub(BillingServiceStub):
     """Succeeds when anything is available; FAILED_PRECONDITION insufficient_credits when nothing is. Holds nothing."""
     HoldCredits: _aio.UnaryUnaryMultiCallable[_billing_pb2.HoldCreditsRequest, _billing_pb2.HoldCreditsResponse]  # type: ignore[assignment]
     """Sets credits aside for one task: min(worst case, ceiling, available). A repeated call returns the first hold.
-    FAILED_PRECONDITION insufficient_credits, price_unknown; hold_released when it was released before.
+    FAILED_PRECONDITION insufficient_credits, hold_released (it was released or has expired before);
+    INVALID_ARGUMENT price_unknown, or when the prompt leaves no room for an answer.
     """
     SettleHolds: _aio.UnaryUnaryMultiCallable[_billing_pb2.SettleHoldsRequest, _billing_pb2.SettleHoldsResponse]  # type: ignore[assignment]
     """Pays holds: each min(price of its usage, hold), once. A repeated settlement returns the first charge."""
     ReleaseHolds: _aio.UnaryUnaryMultiCallable[_billing_pb2.ReleaseHoldsRequest, _billing_pb2.ReleaseHoldsResponse]  # type: ignore[assignment]
     """Gives holds back unspent. An unknown hold is remembered as released, so that a late HoldCredits fails."""
     GrantCredits: _aio.UnaryUnaryMultiCallable[_billing_pb2.GrantCreditsRequest, _billing_pb2.GrantCreditsResponse]  # type: ignore[assignment]
-    """Adds credits to a workspace. PERMISSION_DENIED unless the caller is owner or admin."""
+    """Adds credits to a workspace. PERMISSION_DENIED unless the caller is owner or admin, NOT_FOUND for a guest;
+    INVALID_ARGUMENT idempotency_key_reused.
+    """
     ListUsage: _aio.UnaryUnaryMultiCallable[_billing_pb2.ListUsageRequest, _billing_pb2.ListUsageResponse]  # type: ignore[assignment]
-    """The workspace's ledger, newest first; a member or viewer sees its own entries only."""
+    """The workspace's ledger, newest first; a member or viewer sees its own charges only. NOT_FOUND for a guest."""
     GetCreditUsage: _aio.UnaryUnaryMultiCallable[_billing_pb2.GetCreditUsageRequest, _billing_pb2.GetCreditUsageResponse]  # type: ignore[assignment]
     """What the user's workspaces were given and what the user spent in them."""
 
@@ -128,7 +134,8 @@ class BillingServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_billing_pb2.HoldCreditsResponse, _abc.Awaitable[_billing_pb2.HoldCreditsResponse]]:
         """Sets credits aside for one task: min(worst case, ceiling, available). A repeated call returns the first hold.
-        FAILED_PRECONDITION insufficient_credits, price_unknown; hold_released when it was released before.
+        FAILED_PRECONDITION insufficient_credits, hold_released (it was released or has expired before);
+        INVALID_ARGUMENT price_unknown, or when the prompt leaves no room for an answer.
         """
 
     @_abc_1.abstractmethod
@@ -153,7 +160,9 @@ class BillingServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _billing_pb2.GrantCreditsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_billing_pb2.GrantCreditsResponse, _abc.Awaitable[_billing_pb2.GrantCreditsResponse]]:
-        """Adds credits to a workspace. PERMISSION_DENIED unless the caller is owner or admin."""
+        """Adds credits to a workspace. PERMISSION_DENIED unless the caller is owner or admin, NOT_FOUND for a guest;
+        INVALID_ARGUMENT idempotency_key_reused.
+        """
 
     @_abc_1.abstractmethod
     def ListUsage(
@@ -161,7 +170,7 @@ class BillingServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _billing_pb2.ListUsageRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_billing_pb2.ListUsageResponse, _abc.Awaitable[_billing_pb2.ListUsageResponse]]:
-        """The workspace's ledger, newest first; a member or viewer sees its own entries only."""
+        """The workspace's ledger, newest first; a member or viewer sees its own charges only. NOT_FOUND for a guest."""
 
     @_abc_1.abstractmethod
     def GetCreditUsage(

@@ -1177,6 +1177,7 @@ class ClaimedTask(_message.Message):
     DEADLINE_AT_FIELD_NUMBER: _builtins.int
     USER_MESSAGE_ID_FIELD_NUMBER: _builtins.int
     SESSION_ID_FIELD_NUMBER: _builtins.int
+    CREATED_AT_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     """The task."""
     attempt: _builtins.int
@@ -1209,6 +1210,10 @@ class ClaimedTask(_message.Message):
     def deadline_at(self) -> _timestamp_pb2.Timestamp:
         """When the task must have ended."""
 
+    @_builtins.property
+    def created_at(self) -> _timestamp_pb2.Timestamp:
+        """When the task was accepted, for its status entry."""
+
     def __init__(
         self,
         *,
@@ -1223,10 +1228,11 @@ class ClaimedTask(_message.Message):
         deadline_at: _timestamp_pb2.Timestamp | None = ...,
         user_message_id: _builtins.str = ...,
         session_id: _builtins.str = ...,
+        created_at: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["deadline_at", b"deadline_at", "rates", b"rates", "settings", b"settings"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "deadline_at", b"deadline_at", "rates", b"rates", "settings", b"settings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "deadline_at", b"deadline_at", "held_nano", b"held_nano", "history", b"history", "output_tokens", b"output_tokens", "rates", b"rates", "session_id", b"session_id", "settings", b"settings", "steps", b"steps", "task_id", b"task_id", "user_message_id", b"user_message_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "created_at", b"created_at", "deadline_at", b"deadline_at", "held_nano", b"held_nano", "history", b"history", "output_tokens", b"output_tokens", "rates", b"rates", "session_id", b"session_id", "settings", b"settings", "steps", b"steps", "task_id", b"task_id", "user_message_id", b"user_message_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
