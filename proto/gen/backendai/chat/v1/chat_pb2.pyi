@@ -1511,6 +1511,7 @@ class FailTaskRequest(_message.Message):
     ERROR_CODE_FIELD_NUMBER: _builtins.int
     ERROR_DETAIL_FIELD_NUMBER: _builtins.int
     LAST_EVENT_FIELD_NUMBER: _builtins.int
+    USAGE_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     """The task."""
     attempt: _builtins.int
@@ -1521,6 +1522,10 @@ class FailTaskRequest(_message.Message):
     """The same in a sentence, without any of the conversation's text."""
     last_event: _builtins.int
     """The number of the last event the run has published."""
+    @_builtins.property
+    def usage(self) -> _billing_pb2.Usage:
+        """What the run consumed until it failed; charged only when error_code is out_of_credits."""
+
     def __init__(
         self,
         *,
@@ -1529,10 +1534,11 @@ class FailTaskRequest(_message.Message):
         error_code: _builtins.str = ...,
         error_detail: _builtins.str = ...,
         last_event: _builtins.int = ...,
+        usage: _billing_pb2.Usage | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "error_code", b"error_code", "error_detail", b"error_detail", "last_event", b"last_event", "task_id", b"task_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "error_code", b"error_code", "error_detail", b"error_detail", "last_event", b"last_event", "task_id", b"task_id", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
