@@ -105,17 +105,18 @@ lock-check: $(UV) ## Locking again must change nothing, and no index is named.
 # --- installed ---
 
 $(BIN)/python:
+	@command -v "$(PYTHON)" > /dev/null || { echo "Python 3.11 or newer is needed, and there is no $(PYTHON): install one." >&2; exit 1; }
 	@$(PYTHON) deploy/local/preflight.py
 	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
 
 $(UV): requirements/uv.txt | $(BIN)/python
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/uv.txt
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --require-hashes -r requirements/uv.txt
 	@touch $@
 
 # The stamp tells which requirements are installed: a second start installs nothing.
 $(VENV)/.local $(VENV)/.dev: $(VENV)/.%: requirements/%.txt $(UV)
 	@echo "Installing what requirements/$*.txt pins into $(VENV) ..."
-	@VIRTUAL_ENV=$(CURDIR)/$(VENV) $(UV) pip install --quiet --require-hashes -r requirements/$*.txt || { \
+	@VIRTUAL_ENV="$(CURDIR)/$(VENV)" $(UV) pip install --quiet --require-hashes -r requirements/$*.txt || { \
 	  echo "The installation failed, see above: it needs a package index it can reach, about 1 GB of disk and, for a package" >&2; \
 	  echo "without a wheel for this machine, a C compiler with Python's headers (Debian: apt install gcc python3-dev)." >&2; exit 1; }
 	@printf '%s\n' "$(CURDIR)" "$(CURDIR)/proto/gen" > "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/backendai.pth"

