@@ -1,6 +1,6 @@
 """The base of every process's settings: read from the environment once, in `__main__`, and frozen."""
 
-from pydantic import Field
+from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -12,3 +12,9 @@ class ProcessSettings(BaseSettings):
     log_level: str = Field("info", description="The least severe event that is logged: debug, info, warning, error.")
     log_format: str = Field("json", description="json: one object a line; console: columns for people.")
     drain_seconds: float = Field(10.0, ge=0, description="How long SIGTERM waits for calls in flight, in seconds.")
+
+
+class DatabaseSettings(ProcessSettings):
+    """What a process that keeps a schema is told, and all that its migrations need."""
+
+    database_url: SecretStr = Field(description="Postgres, e.g. postgresql://user:password@host:5432/backendai.")

@@ -1,0 +1,1 @@
+"""Sessions, messages, shares and tasks: the orchestrator of a turn."""

@@ -1,0 +1,81 @@
+"""The chat process: `python -m services.chat`."""
+
+import asyncio
+import time
+
+from backendai.chat.v1.chat_pb2_grpc import add_ChatServiceServicer_to_server, add_TaskServiceServicer_to_server
+
+from services.chat.announcer import Announcer
+from services.chat.billing import Billing
+from services.chat.catalog import Catalogs
+from services.chat.reaper import Reaper
+from services.chat.servicer import ChatServicer, TaskServicer
+from services.chat.settings import Settings
+from services.chat.settler import Settler
+from services.chat.store.runs import RunStore
+from services.chat.store.sessions import SessionStore
+from services.chat.store.turns import TurnStore
+from services.chat.store.upkeep import UpkeepStore
+from services.chat.usecases.runs import RunUseCases
+from services.chat.usecases.sessions import SessionUseCases
+from services.chat.usecases.turns import TurnUseCases
+from services.kit import process
+from services.kit.bus import Bus
+from services.kit.db import create_engine, is_down
+from services.kit.grpc_client import dial
+from services.kit.grpc_server import Server, serve
+
+
+async def main(settings: Settings, stop: asyncio.Event) -> None:
+    """Put the parts together and serve until `stop`."""
+    engine = create_engine(
+        settings.database_url.get_secret_value(), pool_size=settings.chat_database_pool, application="chat"
+    )
+    bus = Bus(settings.nats_url, name="chat")
+    billing = Billing(dial(settings.billing_address))
+    catalogs = Catalogs(
+        billing,
+        configured=settings.providers,
+        default=(settings.default_ai_provider, settings.default_ai_model),
+        clock=time.monotonic,
+    )
+    announcer, upkeep, runs = Announcer(bus), UpkeepStore(engine), RunStore(engine)
+    settler = Settler(billing, upkeep, announcer)
+    turns = TurnUseCases(
+        turns=TurnStore(engine),
+        runs=runs,
+        catalogs=catalogs,
+        billing=billing,
+        announcer=announcer,
+        settler=settler,
+        deadline_seconds=settings.task_deadline_s,
+        history_messages=settings.chat_history_messages,
+        clock=time.monotonic,
+    )
+    reaper = Reaper(
+        upkeep=upkeep,
+        runs=runs,
+        turns=turns,
+        settler=settler,
+        billing=billing,
+        announcer=announcer,
+        clock=time.monotonic,
+    )
+    server = Server(settings.chat_listen, is_down=is_down)
+    sessions = SessionUseCases(SessionStore(engine), catalogs, billing, announcer)
+    add_ChatServiceServicer_to_server(ChatServicer(sessions, turns), server.grpc)
+    add_TaskServiceServicer_to_server(
+        TaskServicer(RunUseCases(runs, catalogs, settler, history_messages=settings.chat_history_messages)), server.grpc
+    )
+    bus.start()
+    background = [asyncio.create_task(settler.run()), asyncio.create_task(reaper.run())]
+    await serve(server, stop, drain_seconds=settings.drain_seconds)
+    for task in background:
+        task.cancel()
+    await bus.close()
+    await engine.dispose()
+
+
+if __name__ == "__main__":
+    chosen = Settings()
+    process.run("chat", chosen, lambda stop: main(chosen, stop))

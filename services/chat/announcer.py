@@ -1,0 +1,29 @@
+"""What chat says on NATS: there is work, stop that run, this task has ended. Hints all: nothing waits for them."""
+
+from backendai.chat.v1 import chat_pb2 as pb
+
+from services.chat.convert import task_to_proto
+from services.chat.domain import Task, TaskId
+from services.kit.bus import CANCEL_SUBJECT, JOBS_SUBJECT, MAX_PAYLOAD_BYTES, Bus, events_subject
+
+
+class Announcer:
+    """Publishes chat's hints."""
+
+    def __init__(self, bus: Bus) -> None:
+        self._bus = bus
+
+    async def work(self, task_id: TaskId) -> None:
+        """Wake an agent."""
+        await self._bus.publish(JOBS_SUBJECT, str(task_id).encode())
+
+    async def cancel(self, task_id: TaskId) -> None:
+        """Tell the agents to stop a run."""
+        await self._bus.publish(CANCEL_SUBJECT, str(task_id).encode())
+
+    async def ended(self, task: Task, last_event: int = 0) -> None:
+        """Tell the waiters how a task has ended; without the answer when it is too long for one message."""
+        event = pb.TaskEvent(attempt=task.attempt, seq=last_event + 1, ended=task_to_proto(task))
+        if event.ByteSize() > MAX_PAYLOAD_BYTES:
+            del event.ended.ai_messages[:]
+        await self._bus.publish(events_subject(str(task.id)), event.SerializeToString())

@@ -1,0 +1,290 @@
+"""Between chat's values and its protobuf messages."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import orjson
+from backendai.billing.v1 import billing_pb2
+from backendai.chat.v1 import chat_pb2 as pb
+from backendai.common.v1 import common_pb2
+from google.protobuf.json_format import MessageToDict
+from google.protobuf.struct_pb2 import Struct
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from services.chat.domain import (
+    Caller,
+    Claim,
+    HistoryMessage,
+    Message,
+    Permission,
+    Role,
+    Session,
+    SessionSettings,
+    SessionStatus,
+    Step,
+    Task,
+    TaskState,
+    Usage,
+)
+from services.kit.errors import InvalidArgument, NotFound
+from services.kit.ids import parse_id
+from services.kit.money import Tier
+from services.kit.paging import Page, PageQuery
+
+ROLES = {
+    common_pb2.ROLE_UNSPECIFIED: Role.GUEST,
+    common_pb2.ROLE_VIEWER: Role.VIEWER,
+    common_pb2.ROLE_MEMBER: Role.MEMBER,
+    common_pb2.ROLE_ADMIN: Role.ADMIN,
+    common_pb2.ROLE_OWNER: Role.OWNER,
+}
+STATUSES = {
+    SessionStatus.ACTIVE: pb.SESSION_STATUS_ACTIVE,
+    SessionStatus.COMPLETED: pb.SESSION_STATUS_COMPLETED,
+    SessionStatus.ARCHIVED: pb.SESSION_STATUS_ARCHIVED,
+}
+STATUS_OF = {number: status for status, number in STATUSES.items()}
+PERMISSIONS = {
+    Permission.READ: pb.PERMISSION_READ,
+    Permission.WRITE: pb.PERMISSION_WRITE,
+    Permission.OWNER: pb.PERMISSION_OWNER,
+}
+STATES = {
+    TaskState.COMPLETED: pb.TASK_STATE_COMPLETED,
+    TaskState.FAILED: pb.TASK_STATE_FAILED,
+    TaskState.CANCELLED: pb.TASK_STATE_CANCELLED,
+}
+OPTIONAL_SETTINGS = (
+    "name",
+    "system_prompt",
+    "temperature",
+    "max_tokens",
+    "top_p",
+    "frequency_penalty",
+    "presence_penalty",
+)
+
+
+def object_id(text: str) -> UUID:
+    """The id of something asked for; what is no UUID names nothing."""
+    found = parse_id(text)
+    if found is None:
+        raise NotFound
+    return found
+
+
+def to_caller(caller: common_pb2.Caller) -> Caller:
+    """Who is calling."""
+    if not 1 <= len(caller.user_id) <= 255:
+        raise InvalidArgument("caller.user_id must have 1 to 255 characters.")
+    return Caller(caller.user_id, object_id(caller.workspace_id), ROLES[caller.role])
+
+
+def to_page_query(page: common_pb2.PageRequest) -> PageQuery:
+    """Which page is asked for."""
+    return PageQuery.parse(limit=page.limit, token=page.token)
+
+
+def page_info(page: Page[Any]) -> common_pb2.PageInfo:
+    """The neighbours of a page."""
+    return common_pb2.PageInfo(next_token=page.next_token, previous_token=page.previous_token)
+
+
+def to_settings(settings: pb.SessionSettings) -> SessionSettings:
+    """What the owner sets; absent fields are None, an absent status or framework the default."""
+    present = {descriptor.name for descriptor, _ in settings.ListFields()}
+    optional = {name: getattr(settings, name) for name in OPTIONAL_SETTINGS if name in present}
+    defaults = SessionSettings()
+    return SessionSettings(
+        **optional,
+        status=STATUS_OF.get(settings.status, defaults.status),
+        ai_provider=settings.ai_provider,
+        ai_model=settings.ai_model,
+        model_parameters=struct_to_dict(settings.model_parameters),
+        agent_framework=settings.agent_framework or defaults.agent_framework,
+    )
+
+
+def settings_to_proto(settings: SessionSettings) -> pb.SessionSettings:
+    """What the owner has set."""
+    optional = {name: getattr(settings, name) for name in OPTIONAL_SETTINGS}
+    return pb.SessionSettings(
+        **{name: value for name, value in optional.items() if value is not None},
+        status=STATUSES[SessionStatus(settings.status)],
+        ai_provider=settings.ai_provider,
+        ai_model=settings.ai_model,
+        model_parameters=dict_to_struct(settings.model_parameters),
+        agent_framework=settings.agent_framework,
+    )
+
+
+def struct_to_dict(struct: Struct) -> dict[str, Any]:
+    """The object; numbers without a fraction are ints again, which Struct does not keep apart."""
+    if not struct.fields:
+        return {}
+    found: dict[str, Any] = _with_ints(MessageToDict(struct))
+    return found
+
+
+def _with_ints(value: Any) -> Any:
+    match value:
+        case float() if value.is_integer():
+            return int(value)
+        case dict():
+            return {name: _with_ints(inner) for name, inner in value.items()}
+        case list():
+            return [_with_ints(inner) for inner in value]
+    return value
+
+
+def dict_to_struct(document: Mapping[str, Any]) -> Struct | None:
+    """The same object as protobuf; None when it is empty."""
+    if not document:
+        return None
+    struct = Struct()
+    struct.update(dict(document))
+    return struct
+
+
+def moment(value: datetime) -> Timestamp:
+    """A point in time."""
+    stamp = Timestamp()
+    stamp.FromDatetime(value)
+    return stamp
+
+
+def session_to_proto(session: Session) -> pb.Session:
+    """A session as its caller sees it."""
+    return pb.Session(
+        id=str(session.id),
+        workspace_id=str(session.workspace_id),
+        user_id=session.user_id,
+        settings=settings_to_proto(session.settings),
+        is_shared=session.is_shared,
+        shareable_link_id=str(session.shareable_link_id or ""),
+        my_permission=PERMISSIONS[session.permission],
+        active_task_id=str(session.active_task_id or ""),
+        message_count=session.message_count,
+        created_at=moment(session.created_at),
+        updated_at=moment(session.updated_at),
+        version=session.version,
+    )
+
+
+def usage_to_proto(usage: Usage) -> billing_pb2.Usage:
+    """Tokens consumed."""
+    return billing_pb2.Usage(
+        input_tokens=usage.input_tokens, output_tokens=usage.output_tokens, estimated=usage.estimated
+    )
+
+
+def to_usage(usage: billing_pb2.Usage) -> Usage:
+    """Tokens consumed, none of them negative."""
+    return Usage(max(0, usage.input_tokens), max(0, usage.output_tokens), usage.estimated)
+
+
+def message_to_proto(message: Message) -> pb.Message:
+    """A stored message."""
+    return pb.Message(
+        id=str(message.id),
+        session_id=str(message.session_id),
+        parent_message_id=str(message.parent_message_id or ""),
+        sequence_number=message.sequence_number,
+        role=message.role,
+        content=message.content,
+        tool_calls_json=_json(message.tool_calls),
+        tool_call_id=message.tool_call_id or "",
+        user_id=message.user_id or "",
+        ai_provider=message.ai_provider or "",
+        ai_model=message.ai_model or "",
+        finish_reason=message.finish_reason or "",
+        usage=usage_to_proto(message.usage) if message.usage is not None else None,
+        created_at=moment(message.created_at),
+    )
+
+
+def history_to_proto(message: HistoryMessage) -> pb.Message:
+    """A message for a provider."""
+    return pb.Message(
+        role=message.role,
+        content=message.content,
+        tool_calls_json=_json(message.tool_calls),
+        tool_call_id=message.tool_call_id or "",
+    )
+
+
+def _json(document: Any) -> str:
+    return orjson.dumps(document).decode() if document is not None else ""
+
+
+def task_to_proto(task: Task) -> pb.Task:
+    """A task as users see it."""
+    return pb.Task(
+        id=str(task.id),
+        session_id=str(task.session_id),
+        state=STATES.get(task.state, pb.TASK_STATE_PROCESSING),
+        attempt=task.attempt,
+        created_at=moment(task.created_at),
+        updated_at=moment(task.updated_at),
+        user_message_id=str(task.user_message_id or ""),
+        ai_messages=[message_to_proto(message) for message in task.ai_messages],
+        usage=usage_to_proto(task.usage) if task.usage is not None else None,
+        held_nano=task.held_nano,
+        charged_nano=task.charged_nano,
+        error_code=task.error_code or "",
+        error_detail=task.error_detail or "",
+    )
+
+
+def claim_to_proto(claim: Claim, history: Sequence[HistoryMessage]) -> pb.ClaimedTask:
+    """A leased task."""
+    return pb.ClaimedTask(
+        task_id=str(claim.task_id),
+        session_id=str(claim.session_id),
+        attempt=claim.attempt,
+        settings=settings_to_proto(claim.settings),
+        history=[history_to_proto(message) for message in history],
+        steps=[step_to_proto(step) for step in claim.steps],
+        held_nano=claim.hold.held_nano,
+        rates=billing_pb2.Rates(tiers=[_tier_to_proto(tier) for tier in claim.hold.tiers]),
+        output_tokens=claim.hold.output_tokens,
+        created_at=moment(claim.created_at),
+        deadline_at=moment(claim.deadline_at),
+        user_message_id=str(claim.user_message_id),
+    )
+
+
+def _tier_to_proto(tier: Tier) -> billing_pb2.RateTier:
+    return billing_pb2.RateTier(
+        up_to_input_tokens=tier.up_to_input_tokens or 0,
+        input_nano_per_million=tier.input_nano_per_million,
+        output_nano_per_million=tier.output_nano_per_million,
+    )
+
+
+def step_to_proto(step: Step) -> pb.Step:
+    """A kept step."""
+    return pb.Step(
+        number=step.number,
+        messages=[history_to_proto(message) for message in step.messages],
+        usage=usage_to_proto(step.usage),
+    )
+
+
+def to_step(step: pb.Step) -> Step:
+    """A step to keep."""
+    return Step(
+        number=step.number,
+        messages=[
+            HistoryMessage(
+                message.role,
+                message.content,
+                orjson.loads(message.tool_calls_json) if message.tool_calls_json else None,
+                message.tool_call_id or None,
+            )
+            for message in step.messages
+        ],
+        usage=to_usage(step.usage),
+    )

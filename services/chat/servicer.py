@@ -1,0 +1,175 @@
+"""The gRPC edge: protobuf to use case to protobuf; no rule, no SQL, no try."""
+
+from typing import Any, TypeAlias
+
+import grpc
+from backendai.chat.v1 import chat_pb2 as pb
+from backendai.chat.v1 import chat_pb2_grpc as rpc
+
+from services.chat.convert import (
+    STATUS_OF,
+    claim_to_proto,
+    message_to_proto,
+    object_id,
+    page_info,
+    session_to_proto,
+    task_to_proto,
+    to_caller,
+    to_page_query,
+    to_settings,
+    to_step,
+    to_usage,
+)
+from services.chat.domain import Ending, MessageId, SessionId, TaskId, TaskState
+from services.chat.store.idempotency import Key
+from services.chat.store.runs import Beat
+from services.chat.usecases.runs import RunUseCases
+from services.chat.usecases.sessions import SessionUseCases
+from services.chat.usecases.turns import Turn, TurnUseCases
+from services.kit.errors import InvalidArgument
+
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+MAX_CLAIM = 100
+
+
+class ChatServicer(rpc.ChatServiceServicer):
+    """What the gateway calls for users."""
+
+    def __init__(self, sessions: SessionUseCases, turns: TurnUseCases) -> None:
+        self._sessions, self._turns = sessions, turns
+
+    async def CreateSession(self, request: pb.CreateSessionRequest, context: Context) -> pb.CreateSessionResponse:
+        """See the proto."""
+        caller = to_caller(request.caller)
+        key = _key(request, f"create:{caller.workspace_id}")
+        session = await self._sessions.create_session(caller, to_settings(request.settings), key)
+        return pb.CreateSessionResponse(session=session_to_proto(session))
+
+    async def GetSession(self, request: pb.GetSessionRequest, context: Context) -> pb.GetSessionResponse:
+        """See the proto."""
+        session = await self._sessions.get_session(to_caller(request.caller), _session(request))
+        return pb.GetSessionResponse(session=session_to_proto(session))
+
+    async def ListSessions(self, request: pb.ListSessionsRequest, context: Context) -> pb.ListSessionsResponse:
+        """See the proto."""
+        page = await self._sessions.list_sessions(
+            to_caller(request.caller),
+            to_page_query(request.page),
+            owned=request.scope != pb.SESSION_SCOPE_SHARED,
+            shared=request.scope != pb.SESSION_SCOPE_OWNED,
+            status=STATUS_OF.get(request.status),
+        )
+        return pb.ListSessionsResponse(sessions=map(session_to_proto, page.entries), page=page_info(page))
+
+    async def UpdateSession(self, request: pb.UpdateSessionRequest, context: Context) -> pb.UpdateSessionResponse:
+        """See the proto."""
+        fields = list(request.update_mask.paths)
+        if not set(fields) <= set(pb.SessionSettings.DESCRIPTOR.fields_by_name):
+            raise InvalidArgument("update_mask names a field that the settings lack.")
+        session = await self._sessions.update_session(
+            to_caller(request.caller),
+            _session(request),
+            to_settings(request.settings),
+            fields,
+            if_version=request.if_version or None,
+        )
+        return pb.UpdateSessionResponse(session=session_to_proto(session))
+
+    async def DeleteSession(self, request: pb.DeleteSessionRequest, context: Context) -> pb.DeleteSessionResponse:
+        """See the proto."""
+        caller = to_caller(request.caller)
+        await self._sessions.delete_session(caller, _session(request), if_version=request.if_version or None)
+        return pb.DeleteSessionResponse()
+
+    async def ListMessages(self, request: pb.ListMessagesRequest, context: Context) -> pb.ListMessagesResponse:
+        """See the proto."""
+        page = await self._sessions.list_messages(
+            to_caller(request.caller), _session(request), to_page_query(request.page), descending=request.descending
+        )
+        return pb.ListMessagesResponse(messages=map(message_to_proto, page.entries), page=page_info(page))
+
+    async def GetMessage(self, request: pb.GetMessageRequest, context: Context) -> pb.GetMessageResponse:
+        """See the proto."""
+        message = await self._sessions.get_message(
+            to_caller(request.caller), _session(request), MessageId(object_id(request.message_id))
+        )
+        return pb.GetMessageResponse(message=message_to_proto(message))
+
+    async def SendMessage(self, request: pb.SendMessageRequest, context: Context) -> pb.SendMessageResponse:
+        """See the proto."""
+        session_id = _session(request)
+        turn = await self._turns.send_message(
+            to_caller(request.caller), session_id, _task(request), request.content, _key(request, f"send:{session_id}")
+        )
+        return pb.SendMessageResponse(**_turn(turn))
+
+    async def GetTask(self, request: pb.GetTaskRequest, context: Context) -> pb.GetTaskResponse:
+        """See the proto."""
+        turn = await self._turns.get_task(to_caller(request.caller), _session(request), _task(request))
+        return pb.GetTaskResponse(**_turn(turn))
+
+    async def CancelTask(self, request: pb.CancelTaskRequest, context: Context) -> pb.CancelTaskResponse:
+        """See the proto."""
+        task = await self._turns.cancel_task(to_caller(request.caller), _session(request), _task(request))
+        return pb.CancelTaskResponse(task=task_to_proto(task))
+
+
+class TaskServicer(rpc.TaskServiceServicer):
+    """What agents call."""
+
+    def __init__(self, runs: RunUseCases) -> None:
+        self._runs = runs
+
+    async def ClaimTasks(self, request: pb.ClaimTasksRequest, context: Context) -> pb.ClaimTasksResponse:
+        """See the proto."""
+        if not 1 <= request.limit <= MAX_CLAIM:
+            raise InvalidArgument(f"limit must be between 1 and {MAX_CLAIM}.")
+        work = await self._runs.claim_tasks(request.worker_id, request.limit)
+        return pb.ClaimTasksResponse(tasks=[claim_to_proto(found.claim, found.history) for found in work])
+
+    async def HeartbeatTasks(self, request: pb.HeartbeatTasksRequest, context: Context) -> pb.HeartbeatTasksResponse:
+        """See the proto."""
+        beats = [Beat(_task(beat), beat.attempt, beat.text, to_usage(beat.usage)) for beat in request.heartbeats]
+        lost, cancelled = await self._runs.heartbeat_tasks(beats)
+        return pb.HeartbeatTasksResponse(lost_task_ids=map(str, lost), cancelled_task_ids=map(str, cancelled))
+
+    async def RecordStep(self, request: pb.RecordStepRequest, context: Context) -> pb.RecordStepResponse:
+        """See the proto."""
+        await self._runs.record_step(_task(request), request.attempt, to_step(request.step))
+        return pb.RecordStepResponse()
+
+    async def CompleteTask(self, request: pb.CompleteTaskRequest, context: Context) -> pb.CompleteTaskResponse:
+        """See the proto."""
+        ending = Ending(
+            TaskState.CANCELLED if request.cancelled else TaskState.COMPLETED,
+            content=request.content,
+            finish_reason="cancelled" if request.cancelled else request.finish_reason,
+            usage=to_usage(request.usage),
+        )
+        await self._runs.end_task(_task(request), request.attempt, ending, last_event=request.last_event)
+        return pb.CompleteTaskResponse()
+
+    async def FailTask(self, request: pb.FailTaskRequest, context: Context) -> pb.FailTaskResponse:
+        """See the proto."""
+        ending = Ending(TaskState.FAILED, error_code=request.error_code, error_detail=request.error_detail)
+        await self._runs.end_task(_task(request), request.attempt, ending, last_event=request.last_event)
+        return pb.FailTaskResponse()
+
+
+def _session(request: Any) -> SessionId:
+    return SessionId(object_id(request.session_id))
+
+
+def _task(request: Any) -> TaskId:
+    return TaskId(object_id(request.task_id))
+
+
+def _key(request: Any, route: str) -> Key | None:
+    if not request.idempotency_key:
+        return None
+    return Key(request.caller.user_id, route, request.idempotency_key, request.request_fingerprint)
+
+
+def _turn(turn: Turn) -> dict[str, Any]:
+    message = message_to_proto(turn.user_message) if turn.user_message is not None else None
+    return {"task": task_to_proto(turn.task), "user_message": message}

@@ -1,0 +1,81 @@
+"""The last step of a turn: what ended is paid or given back in batches, then its waiters are told."""
+
+import asyncio
+from collections.abc import Sequence
+from uuid import UUID
+
+import structlog
+
+from services.chat.announcer import Announcer
+from services.chat.billing import Billing
+from services.chat.domain import Task
+from services.chat.store.upkeep import Settlement, UpkeepStore, settlement_of
+from services.kit.db import is_down
+from services.kit.errors import DomainError
+
+log = structlog.get_logger()
+
+BATCH = 500
+
+
+class Settler:
+    """Settles ended tasks as they come; while one batch is on its way the next one gathers.
+
+    Nothing here is needed for correctness: a batch that is lost is found again by the reaper in the tasks' rows.
+    """
+
+    def __init__(self, billing: Billing, store: UpkeepStore, announcer: Announcer) -> None:
+        self._billing, self._store, self._announcer = billing, store, announcer
+        self._waiting: list[tuple[Task, int]] = []
+        self._any = asyncio.Event()
+
+    def enqueue(self, task: Task, last_event: int = 0) -> None:
+        """Have an ended task settled and announced soon."""
+        self._waiting.append((task, last_event))
+        self._any.set()
+
+    async def settle(self, task: Task) -> None:
+        """Settle and announce one ended task now."""
+        await self._settle_batch([(task, 0)])
+
+    async def run(self) -> None:
+        """Settle for ever."""
+        while True:
+            await self._any.wait()
+            batch, self._waiting = self._waiting[:BATCH], self._waiting[BATCH:]
+            if not self._waiting:
+                self._any.clear()
+            await self._settle_batch(batch)
+
+    async def _settle_batch(self, batch: Sequence[tuple[Task, int]]) -> None:
+        """Settle, then announce; when billing or Postgres is away the waiters are told all the same."""
+        charged: dict[UUID, int] = {}
+        try:
+            charged = await self._settle_rows([settlement_of(task) for task, _ in batch])
+        except DomainError as error:
+            log.warning("settlement_postponed", tasks=len(batch), reason=error.reason)
+        except Exception as error:
+            if not is_down(error):
+                log.error("settlement_failed", tasks=len(batch), exc_info=error)
+        for task, last_event in batch:
+            await self._announcer.ended(_settled(task, charged.get(task.id)), last_event)
+
+    async def settle_late(self, settlements: Sequence[Settlement]) -> None:
+        """Settle and announce what a crash or an outage left; raises when billing or Postgres is still away."""
+        charged = await self._settle_rows(settlements)
+        for found in settlements:
+            await self._announcer.ended(_settled(found.task, charged.get(found.task.id)))
+
+    async def _settle_rows(self, settlements: Sequence[Settlement]) -> dict[UUID, int]:
+        """Pay or release, then note it in the rows; what each task was charged in nano-credits."""
+        paid = [(found.task.id, found.usage) for found in settlements if found.usage is not None]
+        unpaid = [found.task.id for found in settlements if found.usage is None]
+        charged: dict[UUID, int] = dict(await self._billing.settle(paid))
+        await self._billing.release(unpaid)
+        charged |= dict.fromkeys(unpaid, 0)
+        await self._store.mark_settled(list(charged.items()))
+        return charged
+
+
+def _settled(task: Task, charged: int | None) -> Task:
+    return task if charged is None else task.after_settlement(charged)

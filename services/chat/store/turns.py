@@ -1,0 +1,321 @@
+"""A turn as users drive it: admit, accept or withdraw, read, cancel. Each race is decided in one statement."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, NoReturn
+
+from sqlalchemy import bindparam, select, text
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from services.chat.domain import (
+    Admission,
+    Caller,
+    Hold,
+    Message,
+    MessageId,
+    Permission,
+    SessionId,
+    Task,
+    TaskId,
+    TaskState,
+    TurnKind,
+)
+from services.chat.errors import SessionNotActive, TaskInProgress
+from services.chat.store import idempotency
+from services.chat.store.rows import to_message, to_task
+from services.chat.store.tables import messages, sessions, tasks
+from services.chat.store.visibility import caller_parameters, is_visible, permission, visible_from
+from services.kit.db import autocommit
+from services.kit.errors import NotFound, PermissionDenied
+
+# The race of two sends: both insert, the second meets the run slot's unique index and inserts nothing. What the caller
+# may do is part of the same statement, so nothing can change between the check and the admission.
+ADMIT = text(
+    """
+    insert into chat.tasks (id, session_id, workspace_id, user_id, kind, state, settings, deadline_at, user_message_id)
+    select :task, s.id, s.workspace_id, :user, :kind, 'admitted',
+      to_jsonb(s) - array['last_sequence', 'message_count', 'shareable_link_id', 'created_at', 'updated_at'],
+      now() + make_interval(secs => :deadline), cast(:user_message as uuid)
+    from chat.sessions s
+    left join chat.shares h on h.session_id = s.id and h.user_id = :user
+    where s.id = :session and s.workspace_id = :workspace and s.deleted_at is null and s.status = 'active'
+      and :may_write and ((s.user_id = :user and :member) or h.permission = 'write')
+    on conflict (session_id) where state in ('admitted', 'queued', 'running') do nothing
+    returning settings ->> 'ai_provider' as provider, settings ->> 'ai_model' as model,
+      (settings ->> 'max_tokens')::bigint as max_tokens,
+      coalesce(octet_length(settings ->> 'system_prompt'), 0) as system_prompt_bytes,
+      (select coalesce(sum(octet_length(recent.content)), 0)::bigint from (
+         select m.content from chat.messages m
+         where m.session_id = :session and not m.unanswered
+         order by m.sequence_number desc limit :history) recent) as history_bytes
+    """
+)
+
+REFUSAL = (
+    select(
+        sessions.c.status,
+        permission.label("permission"),
+        select(tasks.c.id)
+        .where(tasks.c.session_id == sessions.c.id, tasks.c.state.in_(("admitted", "queued", "running")))
+        .scalar_subquery()
+        .label("active_task_id"),
+    )
+    .select_from(visible_from)
+    .where(is_visible, sessions.c.id == bindparam("session"))
+)
+
+# Session first, then task: every statement that ends a turn locks in this order. Both conditions are checked again on
+# the locked rows, so a reaper that gave the turn up or a delete that buried the session meanwhile makes this a no-op.
+ACCEPT = text(
+    """
+    with turn as (
+      select s.id as session_id, t.id as task_id from chat.sessions s join chat.tasks t on t.session_id = s.id
+      where t.id = :task and t.state = 'admitted' and s.deleted_at is null
+      for update of s, t
+    ), session as (
+      update chat.sessions s set last_sequence = s.last_sequence + 1, message_count = s.message_count + 1,
+        updated_at = now()
+      from turn where s.id = turn.session_id
+      returning s.id, s.last_sequence
+    ), task as (
+      update chat.tasks t set state = 'queued', user_message_id = :message, held_nano = :held, tiers = :tiers,
+        output_tokens_held = :output_tokens, updated_at = now(), published_at = now()
+      from turn where t.id = turn.task_id
+      returning t.id, t.user_id, t.created_at, t.updated_at
+    )
+    insert into chat.messages (id, session_id, task_id, sequence_number, role, content, user_id)
+    select :message, session.id, task.id, session.last_sequence, 'user', :content, task.user_id from session, task
+    returning sequence_number, created_at as accepted_at, (select created_at from task) as created_at
+    """
+).bindparams(bindparam("tiers", type_=JSONB))
+
+ABANDON = text("update chat.tasks set state = 'abandoned', updated_at = now() where id = :task and state = 'admitted'")
+FORGET_KEY = text("delete from chat.idempotency_keys where resource_id = :task and user_id = :user and route = :route")
+REMOVE = text("delete from chat.tasks where id = any(:tasks) and state in ('admitted', 'abandoned')")
+
+TASK = (
+    select(tasks)
+    .join(sessions, sessions.c.id == tasks.c.session_id)
+    .where(
+        tasks.c.id == bindparam("task"),
+        tasks.c.session_id == bindparam("session"),
+        select(sessions.c.id.label("visible"))
+        .select_from(visible_from)
+        .where(is_visible, sessions.c.id == bindparam("session"))
+        .exists(),
+    )
+)
+TURN_MESSAGES = (
+    select(messages)
+    .where(
+        messages.c.parent_message_id == bindparam("user_message"),
+        messages.c.task_id == bindparam("task"),
+    )
+    .order_by(messages.c.sequence_number)
+)
+MESSAGE = select(messages).where(messages.c.id == bindparam("message"))
+
+# A queued task ends here and now, free; a running one is marked and its agent told. Only a writer's call does either.
+CANCEL = text(
+    """
+    with cancelled as (
+      update chat.tasks t set
+        state = case t.state when 'queued' then 'cancelled' else t.state end,
+        ended_at = case t.state when 'queued' then now() end,
+        input_tokens = case t.state when 'queued' then 0 else t.input_tokens end,
+        output_tokens = case t.state when 'queued' then 0 else t.output_tokens end,
+        cancel_requested_at = coalesce(t.cancel_requested_at, now()),
+        updated_at = now()
+      from chat.sessions s left join chat.shares h on h.session_id = s.id and h.user_id = :user
+      where t.id = :task and t.state in ('queued', 'running') and t.session_id = s.id and s.id = :session
+        and s.workspace_id = :workspace and s.deleted_at is null
+        and :may_write and ((s.user_id = :user and :member) or h.permission = 'write')
+      returning t.*
+    ), marked as (
+      update chat.messages m set unanswered = true from cancelled
+      where m.id = cancelled.user_message_id and cancelled.state = 'cancelled' and cancelled.kind = 'send'
+    )
+    select * from cancelled
+    """
+)
+
+
+class TurnStore:
+    """The users' side of the saga in `chat.tasks`."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+        self._autocommit = autocommit(engine)
+
+    async def admit(
+        self,
+        caller: Caller,
+        session_id: SessionId,
+        task_id: TaskId,
+        *,
+        kind: TurnKind,
+        content_bytes: int,
+        deadline_seconds: float,
+        history: int,
+        key: idempotency.Key | None,
+    ) -> Admission | TaskId:
+        """Take the session's run slot; the earlier task's id when the idempotency key names one."""
+        parameters = {
+            **caller_parameters(caller),
+            "session": session_id,
+            "task": task_id,
+            "kind": kind,
+            "may_write": caller.may_write,
+            "deadline": deadline_seconds,
+            "history": history,
+            "user_message": None,
+        }
+        if key is None:
+            async with self._autocommit.connect() as connection:
+                row = (await connection.execute(ADMIT, parameters)).one_or_none()
+        else:
+            async with self._engine.begin() as connection:
+                twin = await idempotency.claim(connection, key, task_id)
+                if twin is not None:
+                    return TaskId(twin)
+                row = (await connection.execute(ADMIT, parameters)).one_or_none()
+                if row is None:
+                    await connection.rollback()
+        if row is None:
+            await self._explain_refusal(caller, session_id)
+        return Admission(
+            task_id=task_id,
+            session_id=session_id,
+            provider=row.provider,
+            model=row.model,
+            system_prompt_bytes=row.system_prompt_bytes,
+            history_bytes=row.history_bytes,
+            content_bytes=content_bytes,
+            max_tokens=row.max_tokens,
+        )
+
+    async def _explain_refusal(self, caller: Caller, session_id: SessionId) -> NoReturn:
+        """Raise why an admission inserted nothing."""
+        parameters = {**caller_parameters(caller), "session": session_id}
+        async with self._autocommit.connect() as connection:
+            found = (await connection.execute(REFUSAL, parameters)).one_or_none()
+        if found is None:
+            raise NotFound
+        if found.permission == Permission.READ or not caller.may_write:
+            raise PermissionDenied
+        if found.status != "active":
+            raise SessionNotActive(f"The session is {found.status}; only an active one can send.", status=found.status)
+        if found.active_task_id is None:  # it ended between the two statements
+            raise TaskInProgress("The session was answering another message; send again.")
+        raise TaskInProgress(task_id=str(found.active_task_id))
+
+    async def accept(
+        self, caller: Caller, admission: Admission, message_id: MessageId, content: str, hold: Hold
+    ) -> tuple[Task, Message]:
+        """Store the message and queue the task. NotFound when the turn was given up or its session deleted."""
+        parameters = {
+            "task": admission.task_id,
+            "message": message_id,
+            "content": content,
+            "held": hold.held_nano,
+            "tiers": _tiers_document(hold),
+            "output_tokens": hold.output_tokens,
+        }
+        async with self._autocommit.connect() as connection:
+            row = (await connection.execute(ACCEPT, parameters)).one_or_none()
+        if row is None:
+            raise NotFound
+        message = Message(
+            id=message_id,
+            session_id=admission.session_id,
+            sequence_number=row.sequence_number,
+            role="user",
+            content=content,
+            user_id=caller.user_id,
+            created_at=row.accepted_at,
+        )
+        return _queued(admission, message, row.created_at, hold), message
+
+    async def abandon(self, task_id: TaskId, key: idempotency.Key | None) -> None:
+        """Give an admitted turn up: its slot and key are free at once, the reaper sees to its hold."""
+        async with self._engine.begin() as connection:
+            await connection.execute(ABANDON, {"task": task_id})
+            await _forget(connection, task_id, key)
+
+    async def withdraw(self, task_id: TaskId, key: idempotency.Key | None) -> None:
+        """Remove an admitted turn that was refused its credits: nothing is held for it."""
+        async with self._engine.begin() as connection:
+            await connection.execute(REMOVE, {"tasks": [task_id]})
+            await _forget(connection, task_id, key)
+
+    async def get(self, caller: Caller, session_id: SessionId, task_id: TaskId) -> Task:
+        """A task of a session the caller can see, with its answer once it has one."""
+        parameters = {**caller_parameters(caller), "session": session_id, "task": task_id}
+        async with self._autocommit.connect() as connection:
+            row = (await connection.execute(TASK, parameters)).one_or_none()
+            if row is None or row.state == TaskState.ABANDONED:
+                raise NotFound
+            return to_task(row, await answer_of(connection, row))
+
+    async def user_message(self, message_id: MessageId) -> Message | None:
+        """The message a task answers; None when it was deleted."""
+        async with self._autocommit.connect() as connection:
+            row = (await connection.execute(MESSAGE, {"message": message_id})).one_or_none()
+        return to_message(row) if row is not None else None
+
+    async def may_write(self, caller: Caller, session_id: SessionId) -> bool:
+        """Whether the caller may send to a session it can see, and so cancel. NotFound when it can't see it."""
+        parameters = {**caller_parameters(caller), "session": session_id}
+        async with self._autocommit.connect() as connection:
+            found = (await connection.execute(REFUSAL, parameters)).one_or_none()
+        if found is None:
+            raise NotFound
+        return caller.may_write and found.permission != Permission.READ
+
+    async def request_cancel(self, caller: Caller, session_id: SessionId, task_id: TaskId) -> Task | None:
+        """End a queued task, mark a running one; None when it had ended before or the caller may not write."""
+        parameters = {
+            **caller_parameters(caller),
+            "session": session_id,
+            "task": task_id,
+            "may_write": caller.may_write,
+        }
+        async with self._autocommit.connect() as connection:
+            row = (await connection.execute(CANCEL, parameters)).one_or_none()
+        return to_task(row) if row is not None else None
+
+
+def _queued(admission: Admission, message: Message, created_at: datetime, hold: Hold) -> Task:
+    return Task(
+        id=admission.task_id,
+        session_id=admission.session_id,
+        state=TaskState.QUEUED,
+        attempt=0,
+        created_at=created_at,
+        updated_at=message.created_at,
+        user_message_id=message.id,
+        usage=None,
+        held_nano=hold.held_nano,
+        charged_nano=0,
+        error_code=None,
+        error_detail=None,
+    )
+
+
+async def answer_of(connection: AsyncConnection, row: Any) -> Sequence[Message]:
+    """The messages a task's row has stored."""
+    if row.state not in (TaskState.COMPLETED, TaskState.CANCELLED) or row.user_message_id is None:
+        return ()
+    found = await connection.execute(TURN_MESSAGES, {"user_message": row.user_message_id, "task": row.id})
+    return [to_message(message) for message in found]
+
+
+async def _forget(connection: AsyncConnection, task_id: TaskId, key: idempotency.Key | None) -> None:
+    if key is not None:
+        await connection.execute(FORGET_KEY, {"task": task_id, "user": key.user_id, "route": key.route})
+
+
+def _tiers_document(hold: Hold) -> list[list[int | None]]:
+    """A hold's prices as the task's row keeps them."""
+    return [[tier.up_to_input_tokens, tier.input_nano_per_million, tier.output_nano_per_million] for tier in hold.tiers]

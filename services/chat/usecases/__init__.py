@@ -1,0 +1,1 @@
+"""What the chat service does: one async function per thing, verb first."""
