@@ -36,7 +36,7 @@ class Child:
     name: str
     command: Command
     stage: int
-    grace_seconds: float = 3.0
+    grace_seconds: float = 2.8
 
 
 class _Watcher(Watcher):  # type: ignore[misc]  # circus has no types
