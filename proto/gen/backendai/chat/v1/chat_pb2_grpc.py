@@ -75,6 +75,41 @@ class ChatServiceStub:
                 request_serializer=backendai_dot_chat_dot_v1_dot_chat__pb2.SendMessageRequest.SerializeToString,
                 response_deserializer=backendai_dot_chat_dot_v1_dot_chat__pb2.SendMessageResponse.FromString,
                 _registered_method=True)
+        self.RegenerateAnswer = channel.unary_unary(
+                '/backendai.chat.v1.ChatService/RegenerateAnswer',
+                request_serializer=backendai_dot_chat_dot_v1_dot_chat__pb2.RegenerateAnswerRequest.SerializeToString,
+                response_deserializer=backendai_dot_chat_dot_v1_dot_chat__pb2.RegenerateAnswerResponse.FromString,
+                _registered_method=True)
+        self.DeleteMessage = channel.unary_unary(
+                '/backendai.chat.v1.ChatService/DeleteMessage',
+                request_serializer=backendai_dot_chat_dot_v1_dot_chat__pb2.DeleteMessageRequest.SerializeToString,
+                response_deserializer=backendai_dot_chat_dot_v1_dot_chat__pb2.DeleteMessageResponse.FromString,
+                _registered_method=True)
+        self.TogglePublic = channel.unary_unary(
+                '/backendai.chat.v1.ChatService/TogglePublic',
+                request_serializer=backendai_dot_chat_dot_v1_dot_chat__pb2.TogglePublicRequest.SerializeToString,
+                response_deserializer=backendai_dot_chat_dot_v1_dot_chat__pb2.TogglePublicResponse.FromString,
+                _registered_method=True)
+        self.ShareSession = channel.unary_unary(
+                '/backendai.chat.v1.ChatService/ShareSession',
+                request_serializer=backendai_dot_chat_dot_v1_dot_chat__pb2.ShareSessionRequest.SerializeToString,
+                response_deserializer=backendai_dot_chat_dot_v1_dot_chat__pb2.ShareSessionResponse.FromString,
+                _registered_method=True)
+        self.ListShares = channel.unary_unary(
+                '/backendai.chat.v1.ChatService/ListShares',
+                request_serializer=backendai_dot_chat_dot_v1_dot_chat__pb2.ListSharesRequest.SerializeToString,
+                response_deserializer=backendai_dot_chat_dot_v1_dot_chat__pb2.ListSharesResponse.FromString,
+                _registered_method=True)
+        self.RevokeShare = channel.unary_unary(
+                '/backendai.chat.v1.ChatService/RevokeShare',
+                request_serializer=backendai_dot_chat_dot_v1_dot_chat__pb2.RevokeShareRequest.SerializeToString,
+                response_deserializer=backendai_dot_chat_dot_v1_dot_chat__pb2.RevokeShareResponse.FromString,
+                _registered_method=True)
+        self.GetPublicSession = channel.unary_unary(
+                '/backendai.chat.v1.ChatService/GetPublicSession',
+                request_serializer=backendai_dot_chat_dot_v1_dot_chat__pb2.GetPublicSessionRequest.SerializeToString,
+                response_deserializer=backendai_dot_chat_dot_v1_dot_chat__pb2.GetPublicSessionResponse.FromString,
+                _registered_method=True)
         self.GetTask = channel.unary_unary(
                 '/backendai.chat.v1.ChatService/GetTask',
                 request_serializer=backendai_dot_chat_dot_v1_dot_chat__pb2.GetTaskRequest.SerializeToString,
@@ -150,6 +185,56 @@ class ChatServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RegenerateAnswer(self, request, context):
+        """Runs the session's last user message again; its new answer replaces the old one when it is stored.
+        As SendMessage, and FAILED_PRECONDITION nothing_to_regenerate.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteMessage(self, request, context):
+        """Deletes an answer, or a user message with its whole turn. Owner only. ABORTED task_in_progress while a task runs.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def TogglePublic(self, request, context):
+        """Switches the public link on, each time with a new id, or off. Owner only.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ShareSession(self, request, context):
+        """Lets a user reach this one session. Owner only. INVALID_ARGUMENT share_with_owner.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListShares(self, request, context):
+        """Who else can reach a session. Owner only.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RevokeShare(self, request, context):
+        """Takes a share back. Owner only. NOT_FOUND when there is none.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetPublicSession(self, request, context):
+        """What a public link shows to anyone. NOT_FOUND for a link that is unknown or switched off.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetTask(self, request, context):
         """A task of a session the caller may see.
         """
@@ -206,6 +291,41 @@ def add_ChatServiceServicer_to_server(servicer, server):
                     servicer.SendMessage,
                     request_deserializer=backendai_dot_chat_dot_v1_dot_chat__pb2.SendMessageRequest.FromString,
                     response_serializer=backendai_dot_chat_dot_v1_dot_chat__pb2.SendMessageResponse.SerializeToString,
+            ),
+            'RegenerateAnswer': grpc.unary_unary_rpc_method_handler(
+                    servicer.RegenerateAnswer,
+                    request_deserializer=backendai_dot_chat_dot_v1_dot_chat__pb2.RegenerateAnswerRequest.FromString,
+                    response_serializer=backendai_dot_chat_dot_v1_dot_chat__pb2.RegenerateAnswerResponse.SerializeToString,
+            ),
+            'DeleteMessage': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteMessage,
+                    request_deserializer=backendai_dot_chat_dot_v1_dot_chat__pb2.DeleteMessageRequest.FromString,
+                    response_serializer=backendai_dot_chat_dot_v1_dot_chat__pb2.DeleteMessageResponse.SerializeToString,
+            ),
+            'TogglePublic': grpc.unary_unary_rpc_method_handler(
+                    servicer.TogglePublic,
+                    request_deserializer=backendai_dot_chat_dot_v1_dot_chat__pb2.TogglePublicRequest.FromString,
+                    response_serializer=backendai_dot_chat_dot_v1_dot_chat__pb2.TogglePublicResponse.SerializeToString,
+            ),
+            'ShareSession': grpc.unary_unary_rpc_method_handler(
+                    servicer.ShareSession,
+                    request_deserializer=backendai_dot_chat_dot_v1_dot_chat__pb2.ShareSessionRequest.FromString,
+                    response_serializer=backendai_dot_chat_dot_v1_dot_chat__pb2.ShareSessionResponse.SerializeToString,
+            ),
+            'ListShares': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListShares,
+                    request_deserializer=backendai_dot_chat_dot_v1_dot_chat__pb2.ListSharesRequest.FromString,
+                    response_serializer=backendai_dot_chat_dot_v1_dot_chat__pb2.ListSharesResponse.SerializeToString,
+            ),
+            'RevokeShare': grpc.unary_unary_rpc_method_handler(
+                    servicer.RevokeShare,
+                    request_deserializer=backendai_dot_chat_dot_v1_dot_chat__pb2.RevokeShareRequest.FromString,
+                    response_serializer=backendai_dot_chat_dot_v1_dot_chat__pb2.RevokeShareResponse.SerializeToString,
+            ),
+            'GetPublicSession': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetPublicSession,
+                    request_deserializer=backendai_dot_chat_dot_v1_dot_chat__pb2.GetPublicSessionRequest.FromString,
+                    response_serializer=backendai_dot_chat_dot_v1_dot_chat__pb2.GetPublicSessionResponse.SerializeToString,
             ),
             'GetTask': grpc.unary_unary_rpc_method_handler(
                     servicer.GetTask,
@@ -435,6 +555,195 @@ class ChatService:
             '/backendai.chat.v1.ChatService/SendMessage',
             backendai_dot_chat_dot_v1_dot_chat__pb2.SendMessageRequest.SerializeToString,
             backendai_dot_chat_dot_v1_dot_chat__pb2.SendMessageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RegenerateAnswer(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/backendai.chat.v1.ChatService/RegenerateAnswer',
+            backendai_dot_chat_dot_v1_dot_chat__pb2.RegenerateAnswerRequest.SerializeToString,
+            backendai_dot_chat_dot_v1_dot_chat__pb2.RegenerateAnswerResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteMessage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/backendai.chat.v1.ChatService/DeleteMessage',
+            backendai_dot_chat_dot_v1_dot_chat__pb2.DeleteMessageRequest.SerializeToString,
+            backendai_dot_chat_dot_v1_dot_chat__pb2.DeleteMessageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def TogglePublic(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/backendai.chat.v1.ChatService/TogglePublic',
+            backendai_dot_chat_dot_v1_dot_chat__pb2.TogglePublicRequest.SerializeToString,
+            backendai_dot_chat_dot_v1_dot_chat__pb2.TogglePublicResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ShareSession(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/backendai.chat.v1.ChatService/ShareSession',
+            backendai_dot_chat_dot_v1_dot_chat__pb2.ShareSessionRequest.SerializeToString,
+            backendai_dot_chat_dot_v1_dot_chat__pb2.ShareSessionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListShares(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/backendai.chat.v1.ChatService/ListShares',
+            backendai_dot_chat_dot_v1_dot_chat__pb2.ListSharesRequest.SerializeToString,
+            backendai_dot_chat_dot_v1_dot_chat__pb2.ListSharesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RevokeShare(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/backendai.chat.v1.ChatService/RevokeShare',
+            backendai_dot_chat_dot_v1_dot_chat__pb2.RevokeShareRequest.SerializeToString,
+            backendai_dot_chat_dot_v1_dot_chat__pb2.RevokeShareResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetPublicSession(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/backendai.chat.v1.ChatService/GetPublicSession',
+            backendai_dot_chat_dot_v1_dot_chat__pb2.GetPublicSessionRequest.SerializeToString,
+            backendai_dot_chat_dot_v1_dot_chat__pb2.GetPublicSessionResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -54,6 +54,22 @@ class ChatServiceStub:
     ABORTED task_in_progress; FAILED_PRECONDITION insufficient_credits, session_not_active;
     INVALID_ARGUMENT context_too_long, idempotency_key_reused.
     """
+    RegenerateAnswer: _grpc.UnaryUnaryMultiCallable[_chat_pb2.RegenerateAnswerRequest, _chat_pb2.RegenerateAnswerResponse]
+    """Runs the session's last user message again; its new answer replaces the old one when it is stored.
+    As SendMessage, and FAILED_PRECONDITION nothing_to_regenerate.
+    """
+    DeleteMessage: _grpc.UnaryUnaryMultiCallable[_chat_pb2.DeleteMessageRequest, _chat_pb2.DeleteMessageResponse]
+    """Deletes an answer, or a user message with its whole turn. Owner only. ABORTED task_in_progress while a task runs."""
+    TogglePublic: _grpc.UnaryUnaryMultiCallable[_chat_pb2.TogglePublicRequest, _chat_pb2.TogglePublicResponse]
+    """Switches the public link on, each time with a new id, or off. Owner only."""
+    ShareSession: _grpc.UnaryUnaryMultiCallable[_chat_pb2.ShareSessionRequest, _chat_pb2.ShareSessionResponse]
+    """Lets a user reach this one session. Owner only. INVALID_ARGUMENT share_with_owner."""
+    ListShares: _grpc.UnaryUnaryMultiCallable[_chat_pb2.ListSharesRequest, _chat_pb2.ListSharesResponse]
+    """Who else can reach a session. Owner only."""
+    RevokeShare: _grpc.UnaryUnaryMultiCallable[_chat_pb2.RevokeShareRequest, _chat_pb2.RevokeShareResponse]
+    """Takes a share back. Owner only. NOT_FOUND when there is none."""
+    GetPublicSession: _grpc.UnaryUnaryMultiCallable[_chat_pb2.GetPublicSessionRequest, _chat_pb2.GetPublicSessionResponse]
+    """What a public link shows to anyone. NOT_FOUND for a link that is unknown or switched off."""
     GetTask: _grpc.UnaryUnaryMultiCallable[_chat_pb2.GetTaskRequest, _chat_pb2.GetTaskResponse]
     """A task of a session the caller may see."""
     CancelTask: _grpc.UnaryUnaryMultiCallable[_chat_pb2.CancelTaskRequest, _chat_pb2.CancelTaskResponse]
@@ -85,6 +101,22 @@ class ChatServiceAsyncStub(ChatServiceStub):
     ABORTED task_in_progress; FAILED_PRECONDITION insufficient_credits, session_not_active;
     INVALID_ARGUMENT context_too_long, idempotency_key_reused.
     """
+    RegenerateAnswer: _aio.UnaryUnaryMultiCallable[_chat_pb2.RegenerateAnswerRequest, _chat_pb2.RegenerateAnswerResponse]  # type: ignore[assignment]
+    """Runs the session's last user message again; its new answer replaces the old one when it is stored.
+    As SendMessage, and FAILED_PRECONDITION nothing_to_regenerate.
+    """
+    DeleteMessage: _aio.UnaryUnaryMultiCallable[_chat_pb2.DeleteMessageRequest, _chat_pb2.DeleteMessageResponse]  # type: ignore[assignment]
+    """Deletes an answer, or a user message with its whole turn. Owner only. ABORTED task_in_progress while a task runs."""
+    TogglePublic: _aio.UnaryUnaryMultiCallable[_chat_pb2.TogglePublicRequest, _chat_pb2.TogglePublicResponse]  # type: ignore[assignment]
+    """Switches the public link on, each time with a new id, or off. Owner only."""
+    ShareSession: _aio.UnaryUnaryMultiCallable[_chat_pb2.ShareSessionRequest, _chat_pb2.ShareSessionResponse]  # type: ignore[assignment]
+    """Lets a user reach this one session. Owner only. INVALID_ARGUMENT share_with_owner."""
+    ListShares: _aio.UnaryUnaryMultiCallable[_chat_pb2.ListSharesRequest, _chat_pb2.ListSharesResponse]  # type: ignore[assignment]
+    """Who else can reach a session. Owner only."""
+    RevokeShare: _aio.UnaryUnaryMultiCallable[_chat_pb2.RevokeShareRequest, _chat_pb2.RevokeShareResponse]  # type: ignore[assignment]
+    """Takes a share back. Owner only. NOT_FOUND when there is none."""
+    GetPublicSession: _aio.UnaryUnaryMultiCallable[_chat_pb2.GetPublicSessionRequest, _chat_pb2.GetPublicSessionResponse]  # type: ignore[assignment]
+    """What a public link shows to anyone. NOT_FOUND for a link that is unknown or switched off."""
     GetTask: _aio.UnaryUnaryMultiCallable[_chat_pb2.GetTaskRequest, _chat_pb2.GetTaskResponse]  # type: ignore[assignment]
     """A task of a session the caller may see."""
     CancelTask: _aio.UnaryUnaryMultiCallable[_chat_pb2.CancelTaskRequest, _chat_pb2.CancelTaskResponse]  # type: ignore[assignment]
@@ -161,6 +193,64 @@ class ChatServiceServicer(metaclass=_abc_1.ABCMeta):
         ABORTED task_in_progress; FAILED_PRECONDITION insufficient_credits, session_not_active;
         INVALID_ARGUMENT context_too_long, idempotency_key_reused.
         """
+
+    @_abc_1.abstractmethod
+    def RegenerateAnswer(
+        self,
+        request: _chat_pb2.RegenerateAnswerRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_chat_pb2.RegenerateAnswerResponse, _abc.Awaitable[_chat_pb2.RegenerateAnswerResponse]]:
+        """Runs the session's last user message again; its new answer replaces the old one when it is stored.
+        As SendMessage, and FAILED_PRECONDITION nothing_to_regenerate.
+        """
+
+    @_abc_1.abstractmethod
+    def DeleteMessage(
+        self,
+        request: _chat_pb2.DeleteMessageRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_chat_pb2.DeleteMessageResponse, _abc.Awaitable[_chat_pb2.DeleteMessageResponse]]:
+        """Deletes an answer, or a user message with its whole turn. Owner only. ABORTED task_in_progress while a task runs."""
+
+    @_abc_1.abstractmethod
+    def TogglePublic(
+        self,
+        request: _chat_pb2.TogglePublicRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_chat_pb2.TogglePublicResponse, _abc.Awaitable[_chat_pb2.TogglePublicResponse]]:
+        """Switches the public link on, each time with a new id, or off. Owner only."""
+
+    @_abc_1.abstractmethod
+    def ShareSession(
+        self,
+        request: _chat_pb2.ShareSessionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_chat_pb2.ShareSessionResponse, _abc.Awaitable[_chat_pb2.ShareSessionResponse]]:
+        """Lets a user reach this one session. Owner only. INVALID_ARGUMENT share_with_owner."""
+
+    @_abc_1.abstractmethod
+    def ListShares(
+        self,
+        request: _chat_pb2.ListSharesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_chat_pb2.ListSharesResponse, _abc.Awaitable[_chat_pb2.ListSharesResponse]]:
+        """Who else can reach a session. Owner only."""
+
+    @_abc_1.abstractmethod
+    def RevokeShare(
+        self,
+        request: _chat_pb2.RevokeShareRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_chat_pb2.RevokeShareResponse, _abc.Awaitable[_chat_pb2.RevokeShareResponse]]:
+        """Takes a share back. Owner only. NOT_FOUND when there is none."""
+
+    @_abc_1.abstractmethod
+    def GetPublicSession(
+        self,
+        request: _chat_pb2.GetPublicSessionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_chat_pb2.GetPublicSessionResponse, _abc.Awaitable[_chat_pb2.GetPublicSessionResponse]]:
+        """What a public link shows to anyone. NOT_FOUND for a link that is unknown or switched off."""
 
     @_abc_1.abstractmethod
     def GetTask(
