@@ -71,13 +71,16 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
 
 
 class Server:
-    """A gRPC server with the health service; ready once `serving()` was called."""
+    """A gRPC server with the health service; ready from its start, unless `ready` leaves that to `set_ready`."""
 
-    def __init__(self, listen: str, *, is_down: Callable[[BaseException], bool] = lambda _: False) -> None:
+    def __init__(
+        self, listen: str, *, is_down: Callable[[BaseException], bool] = lambda _: False, ready: bool = True
+    ) -> None:
         self.grpc = grpc.aio.server(interceptors=[ErrorInterceptor(is_down)], options=OPTIONS)
         self._health = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self.grpc)
         self.listen = listen
+        self._ready = ready
 
     async def start(self) -> None:
         """Bind and accept; a port in use is an error that names it."""
@@ -88,11 +91,12 @@ class Server:
         if port == 0:
             raise SystemExit(f"{self.listen} is in use or not an address of this machine: set another one.")
         await self.grpc.start()
-        await self.set_ready(True)
+        await self.set_ready(self._ready)
         log.info("listening", address=self.listen)
 
     async def set_ready(self, ready: bool) -> None:
         """Tell the health service's watchers, the load balancers among them."""
+        self._ready = ready
         status = health_pb2.HealthCheckResponse
         await self._health.set("", status.SERVING if ready else status.NOT_SERVING)
 
