@@ -1,0 +1,1 @@
+"""Prices, credit accounts, holds and the ledger."""

@@ -1,0 +1,15 @@
+"""Brings the schema `billing` of DATABASE_URL to its newest version: `python -m services.billing.migrations`."""
+
+from pathlib import Path
+
+from services.billing.settings import DatabaseSettings
+from services.kit.migrations import upgrade
+
+
+def main() -> None:
+    """Upgrade to head. Safe to run from several places at once, and again."""
+    upgrade(Path(__file__).parent, "billing", DatabaseSettings().database_url.get_secret_value())
+
+
+if __name__ == "__main__":
+    main()
