@@ -1,6 +1,7 @@
 """NATS as a hint: dials for ever, publishes without waiting, makes its stream and bucket whenever they are gone."""
 
 import asyncio
+from collections.abc import Callable
 
 import nats
 import structlog
@@ -36,6 +37,15 @@ class Bus:
         self.client = Client()
         self.js: JetStreamContext = self.client.jetstream()
         self._dialling: asyncio.Task[None] | None = None
+        self._listeners: list[Callable[[], None]] = []
+
+    def on_connect(self, listener: Callable[[], None]) -> None:
+        """Call this after every connect and reconnect: the server may have been replaced by an empty one."""
+        self._listeners.append(listener)
+
+    def _tell_listeners(self) -> None:
+        for listener in self._listeners:
+            listener()
 
     def start(self) -> None:
         """Dial in the background; the process does not wait for NATS to start."""
@@ -64,6 +74,7 @@ class Bus:
                     reconnected_cb=self._on_reconnect,
                 )
                 log.info("nats_connected")
+                self._tell_listeners()
                 return
             except (TimeoutError, OSError, nats.errors.Error) as error:
                 log.warning("nats_unreachable", error=type(error).__name__)
@@ -77,6 +88,7 @@ class Bus:
 
     async def _on_reconnect(self) -> None:
         log.info("nats_reconnected")
+        self._tell_listeners()
 
     async def publish(self, subject: str, payload: bytes = b"") -> None:
         """Publish without waiting for any acknowledgement; dropped while NATS is down."""
@@ -124,5 +136,3 @@ class Bus:
             self._dialling.cancel()
         if self.client.is_connected:
             await self.client.drain()
-
-
