@@ -14,10 +14,12 @@ from services.chat.settings import Settings
 from services.chat.settler import Settler
 from services.chat.store.runs import RunStore
 from services.chat.store.sessions import SessionStore
+from services.chat.store.shares import ShareStore
 from services.chat.store.turns import TurnStore
 from services.chat.store.upkeep import UpkeepStore
 from services.chat.usecases.runs import RunUseCases
 from services.chat.usecases.sessions import SessionUseCases
+from services.chat.usecases.shares import ShareUseCases
 from services.chat.usecases.turns import TurnUseCases
 from services.kit import process
 from services.kit.bus import Bus
@@ -62,8 +64,10 @@ async def main(settings: Settings, stop: asyncio.Event) -> None:
         clock=time.monotonic,
     )
     server = Server(settings.chat_listen, is_down=is_down)
-    sessions = SessionUseCases(SessionStore(engine), catalogs, billing, announcer)
-    add_ChatServiceServicer_to_server(ChatServicer(sessions, turns), server.grpc)
+    session_store = SessionStore(engine)
+    sessions = SessionUseCases(session_store, catalogs, billing, announcer)
+    shares = ShareUseCases(session_store, ShareStore(engine))
+    add_ChatServiceServicer_to_server(ChatServicer(sessions, turns, shares), server.grpc)
     add_TaskServiceServicer_to_server(
         TaskServicer(RunUseCases(runs, catalogs, settler, history_messages=settings.chat_history_messages)), server.grpc
     )

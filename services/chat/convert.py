@@ -19,10 +19,12 @@ from services.chat.domain import (
     HistoryMessage,
     Message,
     Permission,
+    PublicSession,
     Role,
     Session,
     SessionSettings,
     SessionStatus,
+    Share,
     Step,
     Task,
     TaskState,
@@ -202,6 +204,25 @@ def message_to_proto(message: Message) -> pb.Message:
         finish_reason=message.finish_reason or "",
         usage=usage_to_proto(message.usage) if message.usage is not None else None,
         created_at=moment(message.created_at),
+    )
+
+
+def share_to_proto(share: Share) -> pb.Share:
+    """A user's access to one session."""
+    return pb.Share(
+        user_id=share.user_id, permission=PERMISSIONS[share.permission], created_at=moment(share.created_at)
+    )
+
+
+def public_to_proto(session: PublicSession) -> pb.GetPublicSessionResponse:
+    """What a public link shows."""
+    return pb.GetPublicSessionResponse(
+        name=session.name or "",
+        created_at=moment(session.created_at),
+        messages=[
+            pb.PublicMessage(role=message.role, content=message.content, created_at=moment(message.created_at))
+            for message in session.messages
+        ],
     )
 
 

@@ -28,6 +28,7 @@ IDEMPOTENCY_KEY_LIFE = timedelta(hours=24)
 LEAST_OUTPUT_TOKENS = 256
 """An answer shorter than this is not worth starting."""
 MAX_CONTENT_CHARACTERS = 100_000
+MAX_USER_ID_CHARACTERS = 255
 PROVIDERS = ("openai", "google", "anthropic", "groq", "deepseek", "local")
 FRAMEWORKS = ("langgraph", "none")
 """The agent frameworks that can be chosen; `pydantic_ai` is known but not available yet."""
@@ -174,6 +175,33 @@ class Message:
     ai_model: str | None = None
     finish_reason: str | None = None
     usage: Usage | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """A user's access to one session."""
+
+    user_id: str
+    permission: Permission
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class PublicMessage:
+    """What anyone may see of a message."""
+
+    role: str
+    content: str
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class PublicSession:
+    """What anyone who has the link may see of a session."""
+
+    name: str | None
+    created_at: datetime
+    messages: Sequence[PublicMessage]
 
 
 @dataclass(frozen=True, slots=True)
@@ -338,6 +366,12 @@ def check_settings(settings: SessionSettings) -> None:
     for field_name, value, least, most in ranges:
         if value is not None and not least <= value <= most:
             raise InvalidArgument(f"{field_name} must be between {least} and {most}.", field=field_name)
+
+
+def check_user_id(user_id: str) -> None:
+    """Refuse what can't be a user's id."""
+    if not user_id.strip() or len(user_id) > MAX_USER_ID_CHARACTERS:
+        raise InvalidArgument(f"user_id must have 1 to {MAX_USER_ID_CHARACTERS} characters.")
 
 
 def check_content(content: str) -> None:

@@ -61,3 +61,15 @@ class TaskExists(DomainError):
     """A task with this id is there already and is not this request's."""
 
     kind, reason, detail = Kind.CONFLICT, "TASK_EXISTS", "A task with this id exists."
+
+
+class NothingToRegenerate(DomainError):
+    """The session has no user message to answer again."""
+
+    kind, reason, detail = Kind.PRECONDITION, "NOTHING_TO_REGENERATE", "The session has no message to answer again."
+
+
+class ShareWithOwner(DomainError):
+    """The owner of a session needs no share of it."""
+
+    kind, reason, detail = Kind.INVALID, "SHARE_WITH_OWNER", "The session is its owner's already."

@@ -12,7 +12,9 @@ from services.chat.convert import (
     message_to_proto,
     object_id,
     page_info,
+    public_to_proto,
     session_to_proto,
+    share_to_proto,
     task_to_proto,
     to_caller,
     to_page_query,
@@ -20,11 +22,12 @@ from services.chat.convert import (
     to_step,
     to_usage,
 )
-from services.chat.domain import Ending, MessageId, SessionId, TaskId, TaskState
+from services.chat.domain import Ending, MessageId, Permission, SessionId, TaskId, TaskState
 from services.chat.store.idempotency import Key
 from services.chat.store.runs import Beat
 from services.chat.usecases.runs import RunUseCases
 from services.chat.usecases.sessions import SessionUseCases
+from services.chat.usecases.shares import ShareUseCases
 from services.chat.usecases.turns import Turn, TurnUseCases
 from services.kit.errors import InvalidArgument
 
@@ -35,8 +38,8 @@ MAX_CLAIM = 100
 class ChatServicer(rpc.ChatServiceServicer):
     """What the gateway calls for users."""
 
-    def __init__(self, sessions: SessionUseCases, turns: TurnUseCases) -> None:
-        self._sessions, self._turns = sessions, turns
+    def __init__(self, sessions: SessionUseCases, turns: TurnUseCases, shares: ShareUseCases) -> None:
+        self._sessions, self._turns, self._shares = sessions, turns, shares
 
     async def CreateSession(self, request: pb.CreateSessionRequest, context: Context) -> pb.CreateSessionResponse:
         """See the proto."""
@@ -102,6 +105,51 @@ class ChatServicer(rpc.ChatServiceServicer):
             to_caller(request.caller), session_id, _task(request), request.content, _key(request, f"send:{session_id}")
         )
         return pb.SendMessageResponse(**_turn(turn))
+
+    async def RegenerateAnswer(
+        self, request: pb.RegenerateAnswerRequest, context: Context
+    ) -> pb.RegenerateAnswerResponse:
+        """See the proto."""
+        session_id = _session(request)
+        key = _key(request, f"regenerate:{session_id}")
+        turn = await self._turns.regenerate_answer(to_caller(request.caller), session_id, _task(request), key)
+        return pb.RegenerateAnswerResponse(**_turn(turn))
+
+    async def DeleteMessage(self, request: pb.DeleteMessageRequest, context: Context) -> pb.DeleteMessageResponse:
+        """See the proto."""
+        message_id = MessageId(object_id(request.message_id))
+        await self._sessions.delete_message(to_caller(request.caller), _session(request), message_id)
+        return pb.DeleteMessageResponse()
+
+    async def TogglePublic(self, request: pb.TogglePublicRequest, context: Context) -> pb.TogglePublicResponse:
+        """See the proto."""
+        session = await self._shares.toggle_public(to_caller(request.caller), _session(request))
+        return pb.TogglePublicResponse(session=session_to_proto(session))
+
+    async def ShareSession(self, request: pb.ShareSessionRequest, context: Context) -> pb.ShareSessionResponse:
+        """See the proto."""
+        permission = Permission.WRITE if request.permission == pb.PERMISSION_WRITE else Permission.READ
+        share, created = await self._shares.share_session(
+            to_caller(request.caller), _session(request), request.user_id, permission
+        )
+        return pb.ShareSessionResponse(share=share_to_proto(share), created=created)
+
+    async def ListShares(self, request: pb.ListSharesRequest, context: Context) -> pb.ListSharesResponse:
+        """See the proto."""
+        page = await self._shares.list_shares(to_caller(request.caller), _session(request), to_page_query(request.page))
+        return pb.ListSharesResponse(shares=map(share_to_proto, page.entries), page=page_info(page))
+
+    async def RevokeShare(self, request: pb.RevokeShareRequest, context: Context) -> pb.RevokeShareResponse:
+        """See the proto."""
+        await self._shares.revoke_share(to_caller(request.caller), _session(request), request.user_id)
+        return pb.RevokeShareResponse()
+
+    async def GetPublicSession(
+        self, request: pb.GetPublicSessionRequest, context: Context
+    ) -> pb.GetPublicSessionResponse:
+        """See the proto."""
+        found = await self._shares.get_public_session(object_id(request.shareable_link_id))
+        return public_to_proto(found)
 
     async def GetTask(self, request: pb.GetTaskRequest, context: Context) -> pb.GetTaskResponse:
         """See the proto."""

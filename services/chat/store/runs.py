@@ -81,7 +81,7 @@ RECORD_STEP = text(
 ).bindparams(bindparam("step", type_=JSONB))
 
 # The first committed end wins: a later one, and one of an older attempt, finds no row. The answer is what the kept
-# steps and the end itself bring. A regenerated answer replaces the old one here, so that a failed run leaves it; a message
+# steps and the end itself bring. A regenerated answer replaces the old one here, so a failed run leaves it; a message
 # that got no answer is marked; a buried session stores nothing. Session first, then task, as everywhere.
 END = text(
     """

@@ -33,7 +33,7 @@ from services.chat.domain import (
     SessionSettings,
     SessionStatus,
 )
-from services.chat.errors import VersionMismatch
+from services.chat.errors import TaskInProgress, VersionMismatch
 from services.chat.store import idempotency
 from services.chat.store.rows import to_message, to_session
 from services.chat.store.tables import messages, sessions, shares
@@ -189,6 +189,23 @@ class SessionStore:
             await self.get(caller, session_id)
         return page_of(query, [to_message(row) for row in found], lambda message: str(message.sequence_number))
 
+    async def delete_message(self, caller: Caller, session_id: SessionId, message_id: MessageId) -> None:
+        """Delete an answer, or a user message with its turn; TaskInProgress while the session runs a task."""
+        owned = select(sessions.c.id).where(
+            sessions.c.id == session_id,
+            sessions.c.workspace_id == caller.workspace_id,
+            sessions.c.deleted_at.is_(None),
+            sessions.c.user_id == caller.user_id,
+            literal(caller.is_member),
+        )
+        async with self._engine.begin() as connection:
+            if await connection.scalar(owned.with_for_update()) is None:
+                await self._explain_refusal(caller, session_id)
+            done = (await connection.execute(DELETE_TURN, {"session": session_id, "message": message_id})).one()
+        if not done.gone:
+            await self.get_message(caller, session_id, message_id)
+            raise TaskInProgress(task_id=str(done.busy))
+
     async def get_message(self, caller: Caller, session_id: SessionId, message_id: MessageId) -> Message:
         """One message of a session the caller can see."""
         statement = MESSAGES.where(messages.c.id == message_id)
@@ -199,6 +216,25 @@ class SessionStore:
             raise NotFound
         return to_message(found)
 
+
+# The session is locked before this runs, and a turn that is being admitted needs that lock for its foreign key: either
+# the turn is seen here, or it finds the message gone when it is accepted.
+DELETE_TURN = text(
+    """
+    with busy as (
+      select id from chat.tasks where session_id = :session and state in ('admitted', 'queued', 'running')
+    ), gone as (
+      delete from chat.messages m
+      where m.session_id = :session and (m.id = :message or m.parent_message_id = :message)
+        and not exists (select 1 from busy)
+      returning m.id
+    ), counted as (
+      update chat.sessions set message_count = message_count - (select count(*) from gone), updated_at = now()
+      where id = :session and exists (select 1 from gone)
+    )
+    select (select count(*) from gone) as gone, (select id from busy) as busy
+    """
+)
 
 # Admitted turns were never accepted: the reaper releases their holds. Queued ones end at once and free. A running one
 # is told to stop; it ends as cancelled and stores nothing, since its session is gone.

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, NoReturn
 
-from sqlalchemy import bindparam, select, text
+from sqlalchemy import bindparam, exists, select, text
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -21,7 +21,7 @@ from services.chat.domain import (
     TaskState,
     TurnKind,
 )
-from services.chat.errors import SessionNotActive, TaskInProgress
+from services.chat.errors import NothingToRegenerate, SessionNotActive, TaskInProgress
 from services.chat.store import idempotency
 from services.chat.store.rows import to_message, to_task
 from services.chat.store.tables import messages, sessions, tasks
@@ -36,11 +36,16 @@ ADMIT = text(
     insert into chat.tasks (id, session_id, workspace_id, user_id, kind, state, settings, deadline_at, user_message_id)
     select :task, s.id, s.workspace_id, :user, :kind, 'admitted',
       to_jsonb(s) - array['last_sequence', 'message_count', 'shareable_link_id', 'created_at', 'updated_at'],
-      now() + make_interval(secs => :deadline), cast(:user_message as uuid)
+      now() + make_interval(secs => :deadline), again.id
     from chat.sessions s
+    left join lateral (
+      select m.id from chat.messages m
+      where :kind = 'regenerate' and m.session_id = s.id and m.role = 'user'
+      order by m.sequence_number desc limit 1) again on true
     left join chat.shares h on h.session_id = s.id and h.user_id = :user
     where s.id = :session and s.workspace_id = :workspace and s.deleted_at is null and s.status = 'active'
       and :may_write and ((s.user_id = :user and :member) or h.permission = 'write')
+      and (:kind = 'send' or again.id is not null)
     on conflict (session_id) where state in ('admitted', 'queued', 'running') do nothing
     returning settings ->> 'ai_provider' as provider, settings ->> 'ai_model' as model,
       (settings ->> 'max_tokens')::bigint as max_tokens,
@@ -60,6 +65,7 @@ REFUSAL = (
         .where(tasks.c.session_id == sessions.c.id, tasks.c.state.in_(("admitted", "queued", "running")))
         .scalar_subquery()
         .label("active_task_id"),
+        exists().where(messages.c.session_id == sessions.c.id, messages.c.role == "user").label("has_user_message"),
     )
     .select_from(visible_from)
     .where(is_visible, sessions.c.id == bindparam("session"))
@@ -87,6 +93,28 @@ ACCEPT = text(
     insert into chat.messages (id, session_id, task_id, sequence_number, role, content, user_id)
     select :message, session.id, task.id, session.last_sequence, 'user', :content, task.user_id from session, task
     returning sequence_number, created_at as accepted_at, (select created_at from task) as created_at
+    """
+).bindparams(bindparam("tiers", type_=JSONB))
+
+# The message to answer again must still be there: whoever deletes it locks the session first and finds the run slot
+# free only before this turn was admitted.
+ACCEPT_AGAIN = text(
+    """
+    with turn as (
+      select s.id as session_id, t.id as task_id, t.user_message_id
+      from chat.sessions s join chat.tasks t on t.session_id = s.id
+      where t.id = :task and t.state = 'admitted' and s.deleted_at is null
+        and exists (select 1 from chat.messages m where m.id = t.user_message_id)
+      for update of s, t
+    ), session as (
+      update chat.sessions s set updated_at = now() from turn where s.id = turn.session_id
+    ), task as (
+      update chat.tasks t set state = 'queued', held_nano = :held, tiers = :tiers, output_tokens_held = :output_tokens,
+        updated_at = now(), published_at = now()
+      from turn where t.id = turn.task_id
+      returning t.created_at as task_created_at, t.user_message_id
+    )
+    select m.*, task.task_created_at from task join chat.messages m on m.id = task.user_message_id
     """
 ).bindparams(bindparam("tiers", type_=JSONB))
 
@@ -169,7 +197,6 @@ class TurnStore:
             "may_write": caller.may_write,
             "deadline": deadline_seconds,
             "history": history,
-            "user_message": None,
         }
         if key is None:
             async with self._autocommit.connect() as connection:
@@ -183,7 +210,7 @@ class TurnStore:
                 if row is None:
                     await connection.rollback()
         if row is None:
-            await self._explain_refusal(caller, session_id)
+            await self._explain_refusal(caller, session_id, kind)
         return Admission(
             task_id=task_id,
             session_id=session_id,
@@ -195,7 +222,7 @@ class TurnStore:
             max_tokens=row.max_tokens,
         )
 
-    async def _explain_refusal(self, caller: Caller, session_id: SessionId) -> NoReturn:
+    async def _explain_refusal(self, caller: Caller, session_id: SessionId, kind: TurnKind) -> NoReturn:
         """Raise why an admission inserted nothing."""
         parameters = {**caller_parameters(caller), "session": session_id}
         async with self._autocommit.connect() as connection:
@@ -206,9 +233,11 @@ class TurnStore:
             raise PermissionDenied
         if found.status != "active":
             raise SessionNotActive(f"The session is {found.status}; only an active one can send.", status=found.status)
-        if found.active_task_id is None:  # it ended between the two statements
-            raise TaskInProgress("The session was answering another message; send again.")
-        raise TaskInProgress(task_id=str(found.active_task_id))
+        if found.active_task_id is not None:
+            raise TaskInProgress(task_id=str(found.active_task_id))
+        if kind is TurnKind.REGENERATE and not found.has_user_message:
+            raise NothingToRegenerate
+        raise TaskInProgress("The session was answering another message until now; try again.")
 
     async def accept(
         self, caller: Caller, admission: Admission, message_id: MessageId, content: str, hold: Hold
@@ -218,9 +247,7 @@ class TurnStore:
             "task": admission.task_id,
             "message": message_id,
             "content": content,
-            "held": hold.held_nano,
-            "tiers": _tiers_document(hold),
-            "output_tokens": hold.output_tokens,
+            **_hold_parameters(hold),
         }
         async with self._autocommit.connect() as connection:
             row = (await connection.execute(ACCEPT, parameters)).one_or_none()
@@ -236,6 +263,16 @@ class TurnStore:
             created_at=row.accepted_at,
         )
         return _queued(admission, message, row.created_at, hold), message
+
+    async def accept_again(self, admission: Admission, hold: Hold) -> tuple[Task, Message]:
+        """Queue the task that answers the last user message again. NothingToRegenerate when that is gone."""
+        parameters = {"task": admission.task_id, **_hold_parameters(hold)}
+        async with self._autocommit.connect() as connection:
+            row = (await connection.execute(ACCEPT_AGAIN, parameters)).one_or_none()
+        if row is None:
+            raise NothingToRegenerate
+        message = to_message(row)
+        return _queued(admission, message, row.task_created_at, hold), message
 
     async def abandon(self, task_id: TaskId, key: idempotency.Key | None) -> None:
         """Give an admitted turn up: its slot and key are free at once, the reaper sees to its hold."""
@@ -316,6 +353,9 @@ async def _forget(connection: AsyncConnection, task_id: TaskId, key: idempotency
         await connection.execute(FORGET_KEY, {"task": task_id, "user": key.user_id, "route": key.route})
 
 
-def _tiers_document(hold: Hold) -> list[list[int | None]]:
-    """A hold's prices as the task's row keeps them."""
-    return [[tier.up_to_input_tokens, tier.input_nano_per_million, tier.output_nano_per_million] for tier in hold.tiers]
+def _hold_parameters(hold: Hold) -> dict[str, Any]:
+    """What a hold adds to a task's row."""
+    tiers = [
+        [tier.up_to_input_tokens, tier.input_nano_per_million, tier.output_nano_per_million] for tier in hold.tiers
+    ]
+    return {"held": hold.held_nano, "tiers": tiers, "output_tokens": hold.output_tokens}

@@ -23,7 +23,8 @@ ABANDON_STALE = text(
 FORGET_ABANDONED_KEYS = text(
     """
     delete from chat.idempotency_keys k using chat.tasks t
-    where t.id = any(:tasks) and k.user_id = t.user_id and k.route = 'send:' || t.session_id and k.resource_id = t.id
+    where t.id = any(:tasks) and k.resource_id = t.id
+      and k.user_id = t.user_id and k.route = t.kind || ':' || t.session_id
     """
 )
 ABANDONED = text("select id from chat.tasks where state = 'abandoned' limit :limit")

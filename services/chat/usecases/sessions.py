@@ -99,6 +99,10 @@ class SessionUseCases:
         """Messages of a session the caller can see."""
         return await self._store.message_page(caller, session_id, query, descending=descending)
 
+    async def delete_message(self, caller: Caller, session_id: SessionId, message_id: MessageId) -> None:
+        """Delete an answer, or a user message with its whole turn."""
+        await self._store.delete_message(caller, session_id, message_id)
+
     async def get_message(self, caller: Caller, session_id: SessionId, message_id: MessageId) -> Message:
         """One message of a session the caller can see."""
         return await self._store.get_message(caller, session_id, message_id)

@@ -71,21 +71,38 @@ class TurnUseCases:
     ) -> Turn:
         """Store a user message and queue its run. A caller that goes away changes nothing any more."""
         check_content(content)
-        return await asyncio.shield(self._send(caller, session_id, task_id, content, key))
+        return await asyncio.shield(self._start(caller, session_id, task_id, content, key))
 
-    async def _send(
-        self, caller: Caller, session_id: SessionId, task_id: TaskId, content: str, key: Key | None
+    async def regenerate_answer(self, caller: Caller, session_id: SessionId, task_id: TaskId, key: Key | None) -> Turn:
+        """Queue a run that answers the last user message again. A caller that goes away changes nothing any more."""
+        return await asyncio.shield(self._start(caller, session_id, task_id, None, key))
+
+    async def _start(
+        self, caller: Caller, session_id: SessionId, task_id: TaskId, content: str | None, key: Key | None
     ) -> Turn:
+        """Admit, hold, accept. Without content the last user message is answered again."""
         admission = await self._admit(caller, session_id, task_id, content, key)
         if isinstance(admission, Turn):
             return admission
         hold = await self._fund(caller, admission, key)
-        task, message = await self._turns.accept(caller, admission, MessageId(new_id()), content, hold)
+        task, message = await self._accept(caller, admission, content, hold, key)
         await self._announcer.work(task_id)
         return Turn(task, message)
 
+    async def _accept(
+        self, caller: Caller, admission: Admission, content: str | None, hold: Hold, key: Key | None
+    ) -> tuple[Task, Message]:
+        """Store the message and queue the task, or give the turn up when what it needs is gone."""
+        try:
+            if content is None:
+                return await self._turns.accept_again(admission, hold)
+            return await self._turns.accept(caller, admission, MessageId(new_id()), content, hold)
+        except DomainError:
+            await self._turns.abandon(admission.task_id, key)
+            raise
+
     async def _admit(
-        self, caller: Caller, session_id: SessionId, task_id: TaskId, content: str, key: Key | None
+        self, caller: Caller, session_id: SessionId, task_id: TaskId, content: str | None, key: Key | None
     ) -> Admission | Turn:
         """Take the run slot, or find the turn that the same key has taken before."""
         give_up_at = self._clock() + TWIN_PATIENCE_SECONDS
@@ -94,8 +111,8 @@ class TurnUseCases:
                 caller,
                 session_id,
                 task_id,
-                kind=TurnKind.SEND,
-                content_bytes=len(content.encode()),
+                kind=TurnKind.REGENERATE if content is None else TurnKind.SEND,
+                content_bytes=len((content or "").encode()),
                 deadline_seconds=self._deadline_seconds,
                 history=self._history_messages,
                 key=key,

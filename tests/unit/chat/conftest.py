@@ -3,6 +3,7 @@
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from typing import Any, TypeAlias
 from uuid import UUID, uuid4
 
 import grpc
@@ -30,10 +31,12 @@ from services.chat.settler import Settler
 from services.chat.store.idempotency import Key
 from services.chat.store.runs import RunStore
 from services.chat.store.sessions import SessionStore
+from services.chat.store.shares import ShareStore
 from services.chat.store.turns import TurnStore
 from services.chat.store.upkeep import UpkeepStore
 from services.chat.usecases.runs import RunUseCases
 from services.chat.usecases.sessions import SessionUseCases
+from services.chat.usecases.shares import ShareUseCases
 from services.chat.usecases.turns import Turn, TurnUseCases
 from services.kit.bus import Bus
 from services.kit.db import create_engine
@@ -42,6 +45,7 @@ from services.kit.grpc_client import dial
 from services.kit.grpc_errors import to_status
 from services.kit.ids import new_id
 
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 WORKSPACE = uuid4()
 HELD_NANO = 1_000_000
 
@@ -62,29 +66,27 @@ class CountingBilling(rpc.BillingServiceServicer):
         self.settled: dict[str, int] = {}
         self.released: set[str] = set()
 
-    async def _may_serve(self, context: grpc.aio.ServicerContext) -> None:
+    async def _may_serve(self, context: Context) -> None:
         if self.down:
             await context.abort(grpc.StatusCode.UNAVAILABLE, "down")
 
-    async def ListModels(
-        self, request: pb.ListModelsRequest, context: grpc.aio.ServicerContext
-    ) -> pb.ListModelsResponse:
+    async def ListModels(self, request: pb.ListModelsRequest, context: Context) -> pb.ListModelsResponse:
         tier = pb.RateTier(input_nano_per_million=1_000_000_000, output_nano_per_million=2_000_000_000)
-        model = {"context_window_tokens": 4096, "max_output_tokens": 1024, "rates": pb.Rates(tiers=[tier])}
+        model: dict[str, Any] = {
+            "context_window_tokens": 4096,
+            "max_output_tokens": 1024,
+            "rates": pb.Rates(tiers=[tier]),
+        }
         names = [("local", "small"), ("google", "gemini-2.5-pro"), ("openai", "gpt")]
         return pb.ListModelsResponse(models=[pb.Model(provider=p, model=m, **model) for p, m in names])
 
-    async def CheckCredits(
-        self, request: pb.CheckCreditsRequest, context: grpc.aio.ServicerContext
-    ) -> pb.CheckCreditsResponse:
+    async def CheckCredits(self, request: pb.CheckCreditsRequest, context: Context) -> pb.CheckCreditsResponse:
         await self._may_serve(context)
         if not self.credit:
             await context.abort_with_status(to_status(InsufficientCredits()))
         return pb.CheckCreditsResponse()
 
-    async def HoldCredits(
-        self, request: pb.HoldCreditsRequest, context: grpc.aio.ServicerContext
-    ) -> pb.HoldCreditsResponse:
+    async def HoldCredits(self, request: pb.HoldCreditsRequest, context: Context) -> pb.HoldCreditsResponse:
         await self._may_serve(context)
         if not self.credit:
             await context.abort_with_status(to_status(InsufficientCredits()))
@@ -92,9 +94,7 @@ class CountingBilling(rpc.BillingServiceServicer):
         self.held[request.hold_id] = HELD_NANO
         return pb.HoldCreditsResponse(held_nano=HELD_NANO, rates=pb.Rates(tiers=[pb.RateTier()]), output_tokens=512)
 
-    async def SettleHolds(
-        self, request: pb.SettleHoldsRequest, context: grpc.aio.ServicerContext
-    ) -> pb.SettleHoldsResponse:
+    async def SettleHolds(self, request: pb.SettleHoldsRequest, context: Context) -> pb.SettleHoldsResponse:
         await self._may_serve(context)
         for settlement in request.settlements:
             cost = settlement.usage.input_tokens * 1_000 + settlement.usage.output_tokens * 2_000
@@ -107,9 +107,7 @@ class CountingBilling(rpc.BillingServiceServicer):
             ]
         )
 
-    async def ReleaseHolds(
-        self, request: pb.ReleaseHoldsRequest, context: grpc.aio.ServicerContext
-    ) -> pb.ReleaseHoldsResponse:
+    async def ReleaseHolds(self, request: pb.ReleaseHoldsRequest, context: Context) -> pb.ReleaseHoldsResponse:
         await self._may_serve(context)
         for hold_id in request.hold_ids:
             self.released.add(hold_id)
@@ -135,6 +133,7 @@ class Chat:
     billing: CountingBilling
     bus: SilentBus
     sessions: SessionUseCases
+    shares: ShareUseCases
     turns: TurnUseCases
     runs: RunUseCases
     run_store: RunStore
@@ -198,7 +197,7 @@ class Clock:
 @pytest.fixture
 async def billing_server() -> AsyncIterator[tuple[CountingBilling, str]]:
     """Billing on a free port."""
-    billing = CountingBilling()
+    billing = CountingBilling()  # type: ignore[abstract]  # what it lacks is never called
     server = grpc.aio.server()
     rpc.add_BillingServiceServicer_to_server(billing, server)
     port = server.add_insecure_port("127.0.0.1:0")
@@ -238,6 +237,7 @@ async def chat(database_url: str, billing_server: tuple[CountingBilling, str]) -
         billing=counting,
         bus=bus,
         sessions=SessionUseCases(SessionStore(engine), catalogs, billing, announcer),
+        shares=ShareUseCases(SessionStore(engine), ShareStore(engine)),
         turns=turns,
         runs=RunUseCases(runs, catalogs, settler, history_messages=100),
         run_store=runs,

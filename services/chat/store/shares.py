@@ -1,0 +1,122 @@
+"""Who else can see a session: shares with users, and the public link. Only its owner's statements change anything."""
+
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import RowMapping, text
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from services.chat.domain import Caller, Permission, PublicMessage, PublicSession, SessionId, Share
+from services.chat.store.visibility import caller_parameters
+from services.kit.db import autocommit
+from services.kit.paging import Page, PageQuery, page_of
+
+OWNED = """
+    select s.id from chat.sessions s
+    where s.id = :session and s.workspace_id = :workspace and s.deleted_at is null and s.user_id = :user and :member
+"""
+
+# Two shares with one user at once: the second updates what the first has inserted; xmax tells them apart.
+SHARE = text(
+    f"""
+    insert into chat.shares as given (session_id, user_id, permission)
+    select owned.id, :with_user, :permission from ({OWNED}) owned
+    on conflict (session_id, user_id) do update set permission = excluded.permission
+    returning user_id, permission, created_at, given.xmax = 0 as created
+    """  # noqa: S608  # the inserted text is the constant above
+)
+REVOKE = text(
+    f"delete from chat.shares where session_id = ({OWNED}) and user_id = :with_user returning user_id"  # noqa: S608
+)
+SHARES = f"""
+    select owned.id, given.user_id, given.permission, given.created_at
+    from ({OWNED}) owned left join chat.shares given on given.session_id = owned.id
+"""  # noqa: S608
+SHARES_FORWARD = text(f"{SHARES} and given.user_id > :after order by given.user_id limit :limit")
+SHARES_BACKWARD = text(f"{SHARES} and given.user_id < :after order by given.user_id desc limit :limit")
+
+# Each switch-on makes a new link, so that one that was given away before stays dead.
+TOGGLE = text(
+    f"""
+    update chat.sessions set
+      shareable_link_id = case when shareable_link_id is null then gen_random_uuid() end, updated_at = now()
+    where id = ({OWNED})
+    returning id
+    """  # noqa: S608
+)
+
+MAX_PUBLIC_MESSAGES = 1_000
+MAX_PUBLIC_BYTES = 8 * 1024 * 1024
+PUBLIC = text(
+    """
+    select s.name, s.created_at, m.role, m.content, m.created_at as written_at
+    from chat.sessions s
+    left join lateral (
+      select *, sum(octet_length(content)) over (order by sequence_number desc) as total from (
+        select sequence_number, role, content, created_at from chat.messages
+        where session_id = s.id and role in ('user', 'assistant') and content <> ''
+        order by sequence_number desc limit :messages) newest
+    ) m on m.total <= :bytes
+    where s.shareable_link_id = :link and s.deleted_at is null
+    order by m.sequence_number
+    """
+)
+
+
+class ShareStore:
+    """Shares and public links. None means: not the owner, or nothing there; the use case says which."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._autocommit = autocommit(engine)
+
+    async def share(
+        self, caller: Caller, session_id: SessionId, user_id: str, permission: Permission
+    ) -> tuple[Share, bool] | None:
+        """Give a user access, or change it; whether the share is new."""
+        row = await self._one(SHARE, caller, session_id, with_user=user_id, permission=permission)
+        return (_to_share(row), row["created"]) if row is not None else None
+
+    async def revoke(self, caller: Caller, session_id: SessionId, user_id: str) -> bool:
+        """Take a share back; whether there was one."""
+        return await self._one(REVOKE, caller, session_id, with_user=user_id) is not None
+
+    async def page(self, caller: Caller, session_id: SessionId, query: PageQuery) -> Page[Share] | None:
+        """The shares of a session, by user id."""
+        statement = SHARES_BACKWARD if query.backwards else SHARES_FORWARD
+        parameters = {**caller_parameters(caller), "session": session_id}
+        async with self._autocommit.connect() as connection:
+            rows = (
+                await connection.execute(
+                    statement, {**parameters, "after": query.position or "", "limit": query.limit + 1}
+                )
+            ).mappings()
+            found = rows.all()
+        if not found:
+            return None
+        shares = [_to_share(row) for row in found if row["user_id"] is not None]
+        return page_of(query, shares, lambda share: share.user_id)
+
+    async def toggle_public(self, caller: Caller, session_id: SessionId) -> bool:
+        """Switch the public link; whether it was the caller's to switch."""
+        return await self._one(TOGGLE, caller, session_id) is not None
+
+    async def public(self, link_id: UUID) -> PublicSession | None:
+        """What a link shows; None for one that is unknown or dead."""
+        parameters = {"link": link_id, "messages": MAX_PUBLIC_MESSAGES, "bytes": MAX_PUBLIC_BYTES}
+        async with self._autocommit.connect() as connection:
+            rows = (await connection.execute(PUBLIC, parameters)).all()
+        if not rows:
+            return None
+        messages = [PublicMessage(row.role, row.content, row.written_at) for row in rows if row.role is not None]
+        created_at: datetime = rows[0].created_at
+        return PublicSession(rows[0].name, created_at, messages)
+
+    async def _one(self, statement: Any, caller: Caller, session_id: SessionId, **values: object) -> RowMapping | None:
+        parameters = {**caller_parameters(caller), "session": session_id, **values}
+        async with self._autocommit.connect() as connection:
+            return (await connection.execute(statement, parameters)).mappings().one_or_none()
+
+
+def _to_share(row: RowMapping) -> Share:
+    return Share(row["user_id"], Permission(row["permission"]), row["created_at"])
