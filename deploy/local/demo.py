@@ -29,14 +29,16 @@ async def banner(settings: Settings, data: DataDirectory) -> str:
     token = make_token(settings, data, user=DEMO_USER, workspace=workspace, role="owner")
     lines += [("Workspace", f"{workspace}, user {DEMO_USER}, owner"), ("Token", token)]
     async with httpx.AsyncClient(base_url=url, headers={"Authorization": f"Bearer {token}"}, trust_env=False) as client:
-        return _framed(lines, await _invitation(client, data, workspace))
+        # Some vendors' models refuse a temperature; the small local one needs it to be right.
+        model: dict[str, object] = {"temperature": 0} if default_model(settings)[0] == "local" else {}
+        return _framed(lines, await _invitation(client, data, workspace, model))
 
 
-async def _invitation(client: httpx.AsyncClient, data: DataDirectory, workspace: str) -> str:
+async def _invitation(client: httpx.AsyncClient, data: DataDirectory, workspace: str, model: dict[str, object]) -> str:
     chats = f"/api/workspaces/{workspace}/chats/"
     session = await _unused_session(client, data, chats)
     if session is None:
-        new = await client.post(chats, json={"name": "Demonstration", "temperature": 0})
+        new = await client.post(chats, json={"name": "Demonstration", **model})
         if new.status_code != httpx.codes.CREATED:
             return f"No session could be made for you to try: {_reason(new)}"
         session = data.demo_session = new.json()["id"]

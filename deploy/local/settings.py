@@ -12,13 +12,13 @@ from deploy.local.problem import Problem
 
 ROOT = Path(__file__).parents[2]
 
-# In the order in which a key makes its provider the default, each with the model that then answers.
+# In the order in which a key makes its provider the default, each with the small model that then answers.
 DEFAULT_MODELS = {
-    "openai": "gpt-5-mini",
+    "openai": "gpt-4.1-mini",
     "google": "gemini-2.5-flash",
     "anthropic": "claude-haiku-4-5",
-    "groq": "llama-3.3-70b-versatile",
-    "deepseek": "deepseek-chat",
+    "groq": "openai/gpt-oss-20b",
+    "deepseek": "deepseek-flash",
 }
 
 
