@@ -103,6 +103,17 @@ class Bus:
         """Write a task's entry of the status bucket, as a hint."""
         await self.publish(f"$KV.{STATUS_BUCKET}.{task_id}", payload)
 
+    async def find_status(self, task_id: str, *, timeout_seconds: float) -> bytes | None:
+        """A task's entry of the status bucket; None when there is none, or NATS does not tell it in time."""
+        if not self.connected:
+            return None
+        subject = f"$JS.API.DIRECT.GET.KV_{STATUS_BUCKET}.$KV.{STATUS_BUCKET}.{task_id}"
+        try:
+            entry = await self.client.request(subject, timeout=timeout_seconds)
+        except nats.errors.Error:
+            return None
+        return entry.data or None
+
     async def ensure_jobs(self) -> None:
         """Make the work queue and its consumer if they are missing."""
         try:
