@@ -1,0 +1,89 @@
+"""The agent process: `python -m services.agent`."""
+
+import asyncio
+import os
+import socket
+from functools import partial
+
+from services.agent.frameworks import Framework
+from services.agent.frameworks.langgraph import LangGraph
+from services.agent.frameworks.none import Plain
+from services.agent.providers import Provider
+from services.agent.providers.google import Google
+from services.agent.providers.openai import OpenAICompatible
+from services.agent.runs import Retries
+from services.agent.settings import AgentSettings, keep_libraries_quiet
+from services.agent.tasks import Tasks
+from services.agent.tools import Tools
+from services.agent.worker import Worker
+from services.kit import process
+from services.kit.bus import Bus
+from services.kit.grpc_client import dial
+from services.kit.grpc_server import Server
+
+# A key that a server without keys does not look at; the SDK insists on one.
+NO_KEY = "none"
+
+
+def make_providers(settings: AgentSettings) -> dict[str, Provider]:
+    """Those that are configured, by name."""
+    idle_seconds = settings.agent_provider_timeout_s
+    providers: dict[str, Provider] = {}
+    for name, key, base_url in (
+        ("openai", settings.openai_api_key, settings.openai_base_url),
+        ("anthropic", settings.anthropic_api_key, settings.anthropic_base_url),
+        ("groq", settings.groq_api_key, settings.groq_base_url),
+        ("deepseek", settings.deepseek_api_key, settings.deepseek_base_url),
+    ):
+        if key is not None:
+            providers[name] = OpenAICompatible(
+                name, api_key=key.get_secret_value(), base_url=base_url, idle_seconds=idle_seconds
+            )
+    if settings.local_base_url is not None:
+        providers["local"] = OpenAICompatible(
+            "local", api_key=NO_KEY, base_url=settings.local_base_url, idle_seconds=idle_seconds
+        )
+    if settings.google_api_key is not None:
+        providers["google"] = Google(
+            api_key=settings.google_api_key.get_secret_value(),
+            base_url=settings.google_base_url,
+            idle_seconds=idle_seconds,
+        )
+    return providers
+
+
+def make_frameworks() -> dict[str, Framework]:
+    """Those that are installed, by name."""
+    return {"none": Plain(), "langgraph": LangGraph()}
+
+
+async def main(settings: AgentSettings, stop: asyncio.Event) -> None:
+    """Work until `stop`."""
+    keep_libraries_quiet()
+    bus = Bus(settings.nats_url, name="agent")
+    server = Server(settings.agent_listen)
+    providers = make_providers(settings)
+    async with dial(settings.chat_address) as channel:
+        worker = Worker(
+            Tasks(channel, worker_id=f"{socket.gethostname()}-{os.getpid()}"),
+            bus,
+            providers=providers,
+            frameworks=make_frameworks(),
+            tools=Tools(),
+            slots=settings.agent_concurrency,
+            retries=Retries(),
+        )
+        await server.start()
+        bus.start()
+        try:
+            await worker.work(stop, drain_seconds=settings.drain_seconds)
+        finally:
+            await server.drain(0)
+            await bus.close()
+            for provider in providers.values():
+                await provider.close()
+
+
+if __name__ == "__main__":
+    settings = AgentSettings()
+    process.run("agent", settings, partial(main, settings))

@@ -1,0 +1,253 @@
+"""One run: what a framework is given to work with, and what the worker sees of it while it works."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass
+from enum import Enum, auto
+
+import structlog
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt, wait_exponential_jitter
+
+from services.agent.domain import (
+    Completed,
+    Message,
+    Step,
+    ToolCall,
+    Turn,
+    Usage,
+    estimate_usage,
+    input_bytes,
+    output_limit,
+    storable,
+)
+from services.agent.errors import ContentFiltered, ProviderAuthFailed, RunError
+from services.agent.events import Events
+from services.agent.providers import Chunk, Finish, ModelCall, Provider, Thought
+from services.agent.tools import Tools
+from services.kit.tokens import estimate_tokens
+
+log = structlog.get_logger()
+
+KeepStep = Callable[[Turn, Step], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Retries:
+    """How often a call that showed nothing yet is tried again, and how long that waits."""
+
+    tries: int = 3
+    first_wait_seconds: float = 0.5
+    longest_wait_seconds: float = 20.0
+    """A provider that asks for more than this is not asked again."""
+
+
+class Stop(Enum):
+    """Why a run was stopped from outside."""
+
+    CANCELLED = auto()
+    LOST = auto()
+
+
+class Reply:
+    """What has come so far of a model call."""
+
+    def __init__(self, call: ModelCall) -> None:
+        self._call = call
+        self._pieces: list[str] = []
+        self._unseen_bytes = 0
+        self._usage: Usage | None = None
+        self._tool_calls: list[ToolCall] = []
+        self.finish_reason = ""
+
+    @property
+    def text(self) -> str:
+        """What has been shown."""
+        return "".join(self._pieces)
+
+    @property
+    def visible(self) -> bool:
+        """Whether anything has been shown: then the call can't be tried again."""
+        return bool(self._pieces)
+
+    @property
+    def usage(self) -> Usage:
+        """As the provider has told it; estimated as long as it has told nothing."""
+        if self._usage is not None:
+            return self._usage
+        return estimate_usage(
+            input_bytes=input_bytes(self._call.settings, self._call.messages),
+            output_bytes=self._unseen_bytes + len(self.text.encode()),
+        )
+
+    def take(self, chunk: Chunk) -> None:
+        """Add what the provider has sent."""
+        match chunk:
+            case str():
+                self._pieces.append(chunk)
+            case Usage():
+                self._usage = chunk
+            case Thought():
+                self._unseen_bytes += chunk.size_bytes
+            case ToolCall():
+                self._tool_calls.append(chunk)
+                self._unseen_bytes += len(chunk.name) + len(chunk.arguments)
+            case Finish():
+                self.finish_reason = chunk.reason
+
+    @property
+    def message(self) -> Message:
+        """The whole, as the conversation goes on with it."""
+        return Message("assistant", self.text, tuple(self._tool_calls))
+
+    @property
+    def answer(self) -> Completed:
+        """The whole, as the end of the run."""
+        return Completed(self.text, "stop" if self.finish_reason == "tool_calls" else self.finish_reason)
+
+
+class Run:
+    """A turn under way. Frameworks ask the model and use tools through it, so events, usage and limits are the same."""
+
+    def __init__(
+        self,
+        turn: Turn,
+        providers: Mapping[str, Provider],
+        tools: Tools,
+        events: Events,
+        keep_step: KeepStep,
+        retries: Retries,
+    ) -> None:
+        self.turn, self.events = turn, events
+        self.stopped: Stop | None = None
+        self._provider = providers.get(turn.settings.provider)
+        self._tools, self._keep_step, self._retries = tools, keep_step, retries
+        self._steps = len(turn.steps)
+        self._spent = turn.spent  # on calls that are over
+        self._spent_on_step = Usage()  # since the last kept step
+        self._reply: Reply | None = None  # of the call under way, or of the last one
+        self._asking = False
+        self._scope: asyncio.Timeout | None = None
+        self._heeded: Collection[Stop] = ()
+
+    # --- for frameworks ---
+
+    async def ask(self, messages: Sequence[Message]) -> Reply:
+        """The model's whole answer to these messages. Raises RunErrors; tries again what may be tried again."""
+        size = input_bytes(self.turn.settings, messages)
+        limit = output_limit(self.turn, self._spent, next_input_tokens=estimate_tokens(size))
+        retrying = AsyncRetrying(
+            stop=stop_after_attempt(self._retries.tries),
+            retry=retry_if_exception(self._may_try_again),
+            wait=self._wait_seconds,
+            before_sleep=self._log_retry,
+            reraise=True,
+        )
+        return await retrying(self._stream, ModelCall(self.turn.settings, messages, limit, self._tools.all))
+
+    async def use_tools(self, message: Message) -> list[Message]:
+        """Call the tools that a message asks for, all at once, and keep the round: a later attempt continues after it.
+
+        Returns the messages that the conversation goes on with: the one that asked, and the results.
+        """
+        for call in message.tool_calls:
+            await self.events.tool_call(call)
+        results = await asyncio.gather(*(self._tools.call(call) for call in message.tool_calls))
+        for result in results:
+            await self.events.tool_result(result)
+        self._steps += 1
+        messages = [message, *results]
+        await self._keep_step(self.turn, Step(self._steps, tuple(messages), self._spent_on_step))
+        self._spent_on_step, self._reply = Usage(), None
+        return messages
+
+    # --- for the worker ---
+
+    @property
+    def text(self) -> str:
+        """The answer so far, without the steps that are kept."""
+        return self._reply.text if self._reply is not None else ""
+
+    @property
+    def usage(self) -> Usage:
+        """What the whole run has consumed so far, earlier attempts' kept steps included."""
+        return self._spent + self._reply.usage if self._asking and self._reply is not None else self._spent
+
+    async def start_over(self) -> None:
+        """Void what an earlier attempt has told, then tell again what is kept of it."""
+        if self.turn.attempt == 1:
+            return
+        await self.events.reset()
+        for message in (message for step in self.turn.steps for message in step.messages):
+            if message.role == "tool":
+                await self.events.tool_result(message)
+            elif message.content:
+                self.events.delta(message.content)
+            for call in message.tool_calls:
+                await self.events.tool_call(call)
+
+    @asynccontextmanager
+    async def within(self, seconds: float, *, heeding: Collection[Stop]) -> AsyncIterator[None]:
+        """The scope to work in. It ends with a TimeoutError after that time, or once the run is stopped for a heeded
+        reason: what it waits for is cancelled, and so the provider's connection closed."""
+        self._heeded = heeding
+        async with asyncio.timeout(0 if self.stopped in heeding else seconds) as scope:
+            self._scope = scope
+            try:
+                yield
+            finally:
+                self._scope = None
+
+    def stop(self, why: Stop) -> None:
+        """Stop the run from outside. A lost lease outdoes a cancel."""
+        if self.stopped is not Stop.LOST:
+            self.stopped = why
+        if self._scope is not None and why in self._heeded and not self._scope.expired():
+            self._scope.reschedule(0)
+
+    # --- inside ---
+
+    async def _stream(self, call: ModelCall) -> Reply:
+        """One try of a model call, shown as it comes."""
+        if self._provider is None:
+            raise ProviderAuthFailed(f"This agent has no key for {call.settings.provider}.")
+        self._reply = reply = Reply(call)
+        self._asking = True
+        try:
+            async with aclosing(self._provider.stream(call)) as chunks:
+                async for chunk in chunks:
+                    if type(chunk) is str:
+                        reply.take(text := storable(chunk))
+                        self.events.delta(text)
+                    else:
+                        reply.take(chunk)
+            if reply.finish_reason == "content_filter":
+                raise ContentFiltered
+        except RunError as error:
+            self._asking = False
+            raise (error.finally_failed() if reply.visible else error) from None
+        self._asking = False
+        self._spent += reply.usage
+        self._spent_on_step += reply.usage
+        return reply
+
+    def _may_try_again(self, error: BaseException) -> bool:
+        if not isinstance(error, RunError) or not error.retryable:
+            return False
+        return (error.retry_after_seconds or 0) <= self._retries.longest_wait_seconds
+
+    def _wait_seconds(self, state: RetryCallState) -> float:
+        """Jittered and growing, on top of what the provider asks for."""
+        first, longest = self._retries.first_wait_seconds, self._retries.longest_wait_seconds
+        wait = wait_exponential_jitter(initial=first, max=longest, jitter=first)(state)
+        return wait + (_failure(state).retry_after_seconds or 0)
+
+    def _log_retry(self, state: RetryCallState) -> None:
+        code = _failure(state).code
+        log.info("provider_retry", task_id=self.turn.task_id, code=code, tries=state.attempt_number)
+
+
+def _failure(state: RetryCallState) -> RunError:
+    """Why the try has failed that is to be made again."""
+    error = state.outcome.exception() if state.outcome is not None else None
+    return error if isinstance(error, RunError) else RunError()

@@ -1,0 +1,303 @@
+"""Chat's TaskService as the worker sees it: protobuf stays in here."""
+
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+import orjson
+from backendai.billing.v1 import billing_pb2
+from backendai.chat.v1 import chat_pb2, chat_pb2_grpc
+from google.protobuf.struct_pb2 import ListValue, Struct, Value
+from google.protobuf.timestamp_pb2 import Timestamp
+from tenacity import AsyncRetrying, retry_if_exception_type, wait_random_exponential
+
+from services.agent.domain import (
+    Budget,
+    Cancelled,
+    Completed,
+    End,
+    Failed,
+    Message,
+    Settings,
+    Step,
+    ToolCall,
+    Turn,
+    Usage,
+)
+from services.agent.errors import LeaseLost
+from services.kit.errors import DomainError, Kind, Unavailable
+from services.kit.grpc_client import as_domain_error
+from services.kit.money import Tier
+
+HEARTBEAT_TIMEOUT_SECONDS = 4.0
+# A heartbeat carries the answer so far for a cancel whose agent is gone; more than this of it is left out.
+MAX_TEXT_CHARACTERS = 200_000
+# gRPC messages end at 16 MiB.
+MAX_HEARTBEATS_CHARACTERS = 3_000_000
+LEASE_LOST = "LEASE_LOST"
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a run is."""
+
+    turn: Turn
+    text: str
+    usage: Usage
+
+
+@dataclass(frozen=True, slots=True)
+class ToStop:
+    """The runs that chat wants stopped, by task id."""
+
+    lost: Sequence[str]
+    cancelled: Sequence[str]
+
+
+class Tasks:
+    """The calls. What must arrive is sent again for as long as chat can't be reached; the caller bounds the time."""
+
+    def __init__(self, channel: grpc.aio.Channel, worker_id: str) -> None:
+        self._stub: chat_pb2_grpc.TaskServiceAsyncStub = chat_pb2_grpc.TaskServiceStub(channel)
+        self._worker_id = worker_id
+
+    async def claim(self, limit: int) -> list[Turn]:
+        """Lease up to so many tasks. Unavailable when chat can't be reached."""
+        request = chat_pb2.ClaimTasksRequest(worker_id=self._worker_id, limit=limit)
+        response = await _call(self._stub.ClaimTasks, request)
+        return [_turn(task) for task in response.tasks]
+
+    async def heartbeat(self, runs: Sequence[Progress]) -> ToStop:
+        """Renew the leases of all these runs. Unavailable when chat can't be reached."""
+        lost: list[str] = []
+        cancelled: list[str] = []
+        for heartbeats in _in_batches([_heartbeat(run) for run in runs]):
+            request = chat_pb2.HeartbeatTasksRequest(heartbeats=heartbeats)
+            response = await _call(self._stub.HeartbeatTasks, request, timeout=HEARTBEAT_TIMEOUT_SECONDS)
+            lost += response.lost_task_ids
+            cancelled += response.cancelled_task_ids
+        return ToStop(lost, cancelled)
+
+    async def keep_step(self, turn: Turn, step: Step) -> None:
+        """Keep a step. LeaseLost when the attempt is over."""
+        request = chat_pb2.RecordStepRequest(task_id=turn.task_id, attempt=turn.attempt, step=_wire_step(step))
+        await _insist(self._stub.RecordStep, request)
+
+    async def end(self, turn: Turn, end: End, usage: Usage, *, last_event: int) -> None:
+        """End the task. LeaseLost when the attempt is over, also when an earlier try had arrived."""
+        match end:
+            case Completed():
+                await self._complete(turn, end.content, end.finish_reason, usage, last_event)
+            case Cancelled():
+                await self._complete(turn, end.content, "cancelled", usage, last_event)
+            case Failed():
+                request = chat_pb2.FailTaskRequest(
+                    task_id=turn.task_id,
+                    attempt=turn.attempt,
+                    error_code=end.code,
+                    error_detail=end.detail,
+                    last_event=last_event,
+                    usage=_wire_usage(usage),
+                )
+                await _insist(self._stub.FailTask, request)
+
+    async def _complete(self, turn: Turn, content: str, reason: str, usage: Usage, last_event: int) -> None:
+        request = chat_pb2.CompleteTaskRequest(
+            task_id=turn.task_id,
+            attempt=turn.attempt,
+            content=content,
+            finish_reason=reason,
+            usage=_wire_usage(usage),
+            cancelled=reason == "cancelled",
+            last_event=last_event,
+        )
+        await _insist(self._stub.CompleteTask, request)
+
+
+Rpc = Callable[..., Awaitable[Any]]
+
+
+async def _call(rpc: Rpc, request: Any, **options: Any) -> Any:
+    try:
+        return await rpc(request, **options)
+    except grpc.aio.AioRpcError as error:
+        raise _meaning(error) from None
+
+
+def _meaning(error: grpc.aio.AioRpcError) -> Exception:
+    meaning = as_domain_error(error)
+    if isinstance(meaning, DomainError):
+        if meaning.reason == LEASE_LOST:
+            return LeaseLost()
+        if meaning.kind is Kind.UNAVAILABLE:
+            return Unavailable()
+    return meaning
+
+
+_WAIT = wait_random_exponential(multiplier=0.1, min=0.05, max=2.0)
+_IF_UNAVAILABLE = retry_if_exception_type(Unavailable)
+
+
+async def _insist(rpc: Rpc, request: Any) -> Any:
+    """Call until chat has answered."""
+    return await AsyncRetrying(retry=_IF_UNAVAILABLE, wait=_WAIT, reraise=True)(_call, rpc, request)
+
+
+def _in_batches(heartbeats: Sequence[chat_pb2.Heartbeat]) -> list[list[chat_pb2.Heartbeat]]:
+    """One batch as a rule; more when the texts are too long for one message."""
+    batches: list[list[chat_pb2.Heartbeat]] = []
+    size = MAX_HEARTBEATS_CHARACTERS
+    for heartbeat in heartbeats:
+        if size + len(heartbeat.text) > MAX_HEARTBEATS_CHARACTERS:
+            batches.append([])
+            size = 0
+        batches[-1].append(heartbeat)
+        size += len(heartbeat.text)
+    return batches
+
+
+# --- from the wire ---
+
+
+def _turn(task: chat_pb2.ClaimedTask) -> Turn:
+    return Turn(
+        task_id=task.task_id,
+        attempt=task.attempt,
+        settings=_settings(task.settings),
+        history=tuple(_message(message) for message in task.history),
+        steps=tuple(_step(step) for step in task.steps),
+        budget=Budget(task.held_nano, _tiers(task.rates), task.output_tokens),
+        deadline_at=task.deadline_at.ToNanoseconds() / 1e9,
+        user_message_id=task.user_message_id,
+        created_at=task.created_at.ToNanoseconds() / 1e9,
+    )
+
+
+def _settings(settings: chat_pb2.SessionSettings) -> Settings:
+    def optional(name: str) -> Any:
+        return getattr(settings, name) if settings.HasField(name) else None  # type: ignore[arg-type]
+
+    return Settings(
+        provider=settings.ai_provider,
+        model=settings.ai_model,
+        framework=settings.agent_framework,
+        system_prompt=optional("system_prompt"),
+        temperature=optional("temperature"),
+        max_tokens=optional("max_tokens"),
+        top_p=optional("top_p"),
+        frequency_penalty=optional("frequency_penalty"),
+        presence_penalty=optional("presence_penalty"),
+        model_parameters=_object(settings.model_parameters) if settings.HasField("model_parameters") else {},
+    )
+
+
+def _object(struct: Struct) -> dict[str, Any]:
+    return {name: _value(value) for name, value in struct.fields.items()}
+
+
+def _value(value: Value) -> Any:
+    """JSON's own value. A Struct knows doubles only, but a provider refuses 40.0 where it takes an integer."""
+    kind = value.WhichOneof("kind")
+    if kind == "number_value":
+        number = value.number_value
+        return int(number) if number.is_integer() else number
+    if kind == "struct_value":
+        return _object(value.struct_value)
+    if kind == "list_value":
+        return _list(value.list_value)
+    return None if kind in (None, "null_value") else getattr(value, kind)
+
+
+def _list(values: ListValue) -> list[Any]:
+    return [_value(value) for value in values.values]
+
+
+def _tiers(rates: billing_pb2.Rates) -> tuple[Tier, ...]:
+    return tuple(
+        Tier(tier.up_to_input_tokens or None, tier.input_nano_per_million, tier.output_nano_per_million)
+        for tier in rates.tiers
+    )
+
+
+def _message(message: chat_pb2.Message) -> Message:
+    if not message.tool_calls_json:
+        return Message(message.role, message.content, (), message.tool_call_id)
+    calls = tuple(_tool_call(call) for call in orjson.loads(message.tool_calls_json))
+    return Message(message.role, message.content, calls, message.tool_call_id)
+
+
+def _tool_call(call: dict[str, Any]) -> ToolCall:
+    signature = call.get("extra_content", {}).get("google", {}).get("thought_signature", "")
+    return ToolCall(call["id"], call["function"]["name"], call["function"]["arguments"], signature)
+
+
+def _step(step: chat_pb2.Step) -> Step:
+    usage = Usage(step.usage.input_tokens, step.usage.output_tokens, step.usage.estimated)
+    return Step(step.number, tuple(_message(message) for message in step.messages), usage)
+
+
+# --- to the wire ---
+
+
+def _heartbeat(run: Progress) -> chat_pb2.Heartbeat:
+    return chat_pb2.Heartbeat(
+        task_id=run.turn.task_id,
+        attempt=run.turn.attempt,
+        text=run.text[:MAX_TEXT_CHARACTERS],
+        usage=_wire_usage(run.usage),
+    )
+
+
+def _wire_step(step: Step) -> chat_pb2.Step:
+    messages = [_wire_message(message) for message in step.messages]
+    return chat_pb2.Step(number=step.number, messages=messages, usage=_wire_usage(step.usage))
+
+
+def _wire_message(message: Message) -> chat_pb2.Message:
+    calls = orjson.dumps([_wire_tool_call(call) for call in message.tool_calls]).decode() if message.tool_calls else ""
+    return chat_pb2.Message(
+        role=message.role, content=message.content, tool_calls_json=calls, tool_call_id=message.tool_call_id
+    )
+
+
+def _wire_tool_call(call: ToolCall) -> dict[str, Any]:
+    """OpenAI's shape; what only Google needs goes where Google's own OpenAI-compatible API puts it."""
+    wire: dict[str, Any] = {
+        "id": call.id,
+        "type": "function",
+        "function": {"name": call.name, "arguments": call.arguments},
+    }
+    if call.signature:
+        wire["extra_content"] = {"google": {"thought_signature": call.signature}}
+    return wire
+
+
+def _wire_usage(usage: Usage) -> billing_pb2.Usage:
+    return billing_pb2.Usage(
+        input_tokens=usage.input_tokens, output_tokens=usage.output_tokens, estimated=usage.estimated
+    )
+
+
+def status_entry(turn: Turn, state: chat_pb2.TaskState.ValueType) -> bytes:
+    """A task's entry of the status bucket, as of now."""
+    return chat_pb2.TaskStatus(
+        state=state,
+        attempt=turn.attempt,
+        updated_at=_timestamp(time.time()),
+        created_at=_timestamp(turn.created_at) if turn.created_at else None,
+        user_message_id=turn.user_message_id,
+        held_nano=turn.budget.held_nano,
+    ).SerializeToString()
+
+
+def _timestamp(seconds: float) -> Timestamp:
+    return Timestamp(seconds=int(seconds), nanos=int(seconds % 1 * 1e9))
+
+
+STATES = {
+    Completed: chat_pb2.TASK_STATE_COMPLETED,
+    Cancelled: chat_pb2.TASK_STATE_CANCELLED,
+    Failed: chat_pb2.TASK_STATE_FAILED,
+}

@@ -1,0 +1,267 @@
+"""The worker: claims what there is for its free slots, runs it, keeps the leases, reports the ends."""
+
+import asyncio
+import random
+import time
+import traceback
+from collections.abc import Mapping
+from contextlib import suppress
+
+import grpc
+import structlog
+from backendai.chat.v1 import chat_pb2
+from nats.aio.msg import Msg
+
+from services.agent.domain import Cancelled, End, Failed, Turn
+from services.agent.errors import (
+    FrameworkNotAvailable,
+    LeaseLost,
+    ProviderTimeout,
+    RunError,
+)
+from services.agent.events import Events
+from services.agent.frameworks import Framework
+from services.agent.providers import Provider
+from services.agent.runs import Retries, Run, Stop
+from services.agent.tasks import STATES, Progress, Tasks, status_entry
+from services.agent.tools import Tools
+from services.agent.wakeups import Wakeups
+from services.kit.bus import CANCEL_SUBJECT, Bus
+from services.kit.errors import Unavailable
+
+log = structlog.get_logger()
+
+HEARTBEAT_SECONDS = 2.0
+# Chat ends a task itself so long after its deadline; an end that could not be reported until then is dropped.
+REPORT_SECONDS_AFTER_DEADLINE = 60.0
+LONGEST_CLAIM_WAIT_SECONDS = 5.0
+# Wake-ups of a claim that failed come again after so long, perhaps to an agent that reaches chat.
+HAND_BACK_SECONDS = 1.0
+
+
+class Worker:
+    """Runs up to `slots` tasks at once."""
+
+    def __init__(
+        self,
+        tasks: Tasks,
+        bus: Bus,
+        *,
+        providers: Mapping[str, Provider],
+        frameworks: Mapping[str, Framework],
+        tools: Tools,
+        slots: int,
+        retries: Retries,
+        heartbeat_seconds: float = HEARTBEAT_SECONDS,
+    ) -> None:
+        self._tasks, self._bus = tasks, bus
+        self._providers, self._frameworks, self._tools, self._retries = providers, frameworks, tools, retries
+        self._heartbeat_seconds = heartbeat_seconds
+        self._wakeups = Wakeups(bus, slots=slots)
+        self._running: set[asyncio.Task[None]] = set()
+        self._runs: dict[str, Run] = {}
+        self._connected = asyncio.Event()
+        bus.on_connect(self._connected.set)
+        self.leases_lost = 0
+        """How many runs found out that another attempt had taken their place."""
+
+    async def work(self, stop: asyncio.Event, *, drain_seconds: float) -> None:
+        """Work until `stop`; then take nothing more and let the runs finish for that long.
+
+        What is not finished then is left: its lease expires, and another agent goes on after the last kept step.
+        """
+        async with asyncio.TaskGroup() as group:
+            pulling = group.create_task(self._wakeups.keep_pulling())
+            claiming = group.create_task(self._keep_claiming(stop))
+            beating = group.create_task(self._keep_beating())
+            listening = group.create_task(self._keep_listening())
+            await stop.wait()
+            await self._wakeups.close()
+            await claiming
+            await self._drain(drain_seconds)
+            for task in (pulling, beating, listening):
+                task.cancel()
+
+    async def _drain(self, seconds: float) -> None:
+        if not self._running:
+            return
+        log.info("draining", runs=len(self._running))
+        _, left = await asyncio.wait(self._running, timeout=seconds)
+        for task in left:
+            task.cancel()
+        if left:
+            log.warning("runs_left", runs=len(left))
+            await asyncio.wait(left)
+
+    # --- claim ---
+
+    async def _keep_claiming(self, stop: asyncio.Event) -> None:
+        failures = 0
+        while (wakeups := await self._wakeups.next()) is not None:
+            if await self._claim(wakeups):
+                failures = 0
+                continue
+            failures += 1
+            longest = min(LONGEST_CLAIM_WAIT_SECONDS, 0.1 * 2**failures)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), random.uniform(longest / 2, longest))
+
+    async def _claim(self, wakeups: list[Msg]) -> bool:
+        """One claim for all that has come. A wake-up is forgotten as soon as chat has answered, whatever it said."""
+        try:
+            turns = await self._tasks.claim(len(wakeups))
+        except (Unavailable, grpc.aio.AioRpcError) as error:
+            log.warning("claim_failed", error=type(error).__name__)
+            await self._wakeups.hand_back(wakeups, delay_seconds=HAND_BACK_SECONDS)
+            self._wakeups.release(len(wakeups))
+            return False
+        for turn in turns:
+            self._start(turn)
+        await self._wakeups.acknowledge(wakeups)
+        self._wakeups.release(len(wakeups) - len(turns))
+        return True
+
+    def _start(self, turn: Turn) -> None:
+        task = asyncio.create_task(self._run(turn))
+        self._running.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._running.discard(task)
+        self._wakeups.release(1)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("run_broke", **_where(error))
+
+    # --- run ---
+
+    async def _run(self, turn: Turn) -> None:
+        events = Events(self._bus.publish, turn.task_id, turn.attempt)
+        run = Run(turn, self._providers, self._tools, events, self._tasks.keep_step, self._retries)
+        if (older := self._runs.get(turn.task_id)) is not None:
+            older.stop(Stop.LOST)
+        self._runs[turn.task_id] = run
+        started_at = time.monotonic()
+        try:
+            await self._put_status(turn, chat_pb2.TASK_STATE_PROCESSING)
+            end = await self._carry_out(run)
+            await events.flush()
+            await self._report(run, end)
+            _log_end(run, end, time.monotonic() - started_at)
+        except LeaseLost:
+            self.leases_lost += 1
+            log.info("lease_lost", task_id=turn.task_id, attempt=turn.attempt)
+        finally:
+            if self._runs.get(turn.task_id) is run:
+                del self._runs[turn.task_id]
+
+    async def _carry_out(self, run: Run) -> End:
+        """How the run ends. LeaseLost when nobody may know."""
+        try:
+            async with run.within(run.turn.deadline_at - time.time(), heeding=(Stop.CANCELLED, Stop.LOST)):
+                await run.start_over()
+                return await self._framework_of(run.turn).answer(run)
+        except TimeoutError:
+            return self._stopped(run)
+        except RunError as error:
+            return Failed(error.code, error.detail)
+        except LeaseLost:
+            raise
+        except Exception as error:
+            log.error("run_failed_inside", task_id=run.turn.task_id, **_where(error))
+            return Failed(RunError.code, RunError.detail)
+
+    def _framework_of(self, turn: Turn) -> Framework:
+        framework = self._frameworks.get(turn.settings.framework)
+        if framework is None:
+            raise FrameworkNotAvailable
+        return framework
+
+    def _stopped(self, run: Run) -> End:
+        if run.stopped is Stop.LOST:
+            raise LeaseLost
+        if run.stopped is Stop.CANCELLED:
+            return Cancelled(run.text)
+        return Failed(ProviderTimeout.code, "The time for this turn was up.")
+
+    async def _report(self, run: Run, end: End) -> None:
+        """Tell chat, for as long as it takes chat to come back; it is chat that ends tasks nobody could report."""
+        turn = run.turn
+        patience_seconds = turn.deadline_at + REPORT_SECONDS_AFTER_DEADLINE - time.time()
+        try:
+            async with run.within(patience_seconds, heeding=(Stop.LOST,)):
+                await self._tasks.end(turn, end, run.usage, last_event=run.events.last)
+        except TimeoutError:
+            if run.stopped is Stop.LOST:
+                raise LeaseLost from None
+            log.error("end_not_reported", task_id=turn.task_id, attempt=turn.attempt)
+        except grpc.aio.AioRpcError as error:
+            log.error("end_refused", task_id=turn.task_id, attempt=turn.attempt, code=error.code().name)
+        else:
+            await self._put_status(turn, STATES[type(end)])
+
+    async def _put_status(self, turn: Turn, state: chat_pb2.TaskState.ValueType) -> None:
+        await self._bus.put_status(turn.task_id, status_entry(turn, state))
+
+    # --- heartbeats and cancels ---
+
+    async def _keep_beating(self) -> None:
+        while True:
+            await asyncio.sleep(self._heartbeat_seconds)
+            if self._runs:
+                await self._beat(dict(self._runs))
+
+    async def _beat(self, runs: Mapping[str, Run]) -> None:
+        try:
+            to_stop = await self._tasks.heartbeat([Progress(run.turn, run.text, run.usage) for run in runs.values()])
+        except (Unavailable, grpc.aio.AioRpcError) as error:
+            log.warning("heartbeat_failed", runs=len(runs), error=type(error).__name__)
+            return
+        for task_id in to_stop.lost:
+            runs[task_id].stop(Stop.LOST)
+        for task_id in to_stop.cancelled:
+            runs[task_id].stop(Stop.CANCELLED)
+        for task_id, run in runs.items():
+            if self._runs.get(task_id) is run:
+                await self._put_status(run.turn, chat_pb2.TASK_STATE_PROCESSING)
+
+    async def _keep_listening(self) -> None:
+        """Listen for cancels, which heartbeats bring as well, and have the status bucket made where it is gone."""
+        await self._connected.wait()
+        await self._bus.client.subscribe(CANCEL_SUBJECT, cb=self._on_cancel)
+        while True:
+            await self._connected.wait()
+            self._connected.clear()
+            try:
+                await self._bus.ensure_status()
+            except Exception as error:
+                log.warning("status_bucket_unavailable", error=type(error).__name__)
+
+    async def _on_cancel(self, message: Msg) -> None:
+        run = self._runs.get(message.data.decode(errors="replace"))
+        if run is not None:
+            run.stop(Stop.CANCELLED)
+
+
+def _where(error: BaseException) -> dict[str, object]:
+    """What broke and where, without the error's own words: they may quote the conversation."""
+    frames = traceback.extract_tb(error.__traceback__)[-8:]
+    return {
+        "error": type(error).__name__,
+        "trace": [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames],
+    }
+
+
+def _log_end(run: Run, end: End, seconds: float) -> None:
+    turn, usage = run.turn, run.usage
+    log.info(
+        "run_ended",
+        task_id=turn.task_id,
+        attempt=turn.attempt,
+        end=end.code if isinstance(end, Failed) else type(end).__name__.lower(),
+        provider=turn.settings.provider,
+        model=turn.settings.model,
+        framework=turn.settings.framework,
+        input_tokens=usage.input_tokens,
+        output_tokens=usage.output_tokens,
+        seconds=round(seconds, 3),
+    )
