@@ -13,6 +13,7 @@ from services.chat.servicer import ChatServicer, TaskServicer
 from services.chat.settings import Settings
 from services.chat.settler import Settler
 from services.chat.store.runs import RunStore
+from services.chat.store.search import SearchStore
 from services.chat.store.sessions import SessionStore
 from services.chat.store.shares import ShareStore
 from services.chat.store.turns import TurnStore
@@ -65,7 +66,9 @@ async def main(settings: Settings, stop: asyncio.Event) -> None:
     )
     server = Server(settings.chat_listen, is_down=is_down)
     session_store = SessionStore(engine)
-    sessions = SessionUseCases(session_store, catalogs, billing, announcer)
+    sessions = SessionUseCases(
+        session_store, SearchStore(engine), catalogs=catalogs, billing=billing, announcer=announcer
+    )
     shares = ShareUseCases(session_store, ShareStore(engine))
     add_ChatServiceServicer_to_server(ChatServicer(sessions, turns, shares), server.grpc)
     add_TaskServiceServicer_to_server(

@@ -29,8 +29,9 @@ from services.chat.domain import (
     Task,
     TaskState,
     Usage,
+    check_user_id,
 )
-from services.kit.errors import InvalidArgument, NotFound
+from services.kit.errors import NotFound
 from services.kit.ids import parse_id
 from services.kit.money import Tier
 from services.kit.paging import Page, PageQuery
@@ -79,8 +80,7 @@ def object_id(text: str) -> UUID:
 
 def to_caller(caller: common_pb2.Caller) -> Caller:
     """Who is calling."""
-    if not 1 <= len(caller.user_id) <= 255:
-        raise InvalidArgument("caller.user_id must have 1 to 255 characters.")
+    check_user_id(caller.user_id)
     return Caller(caller.user_id, object_id(caller.workspace_id), ROLES[caller.role])
 
 

@@ -29,6 +29,7 @@ LEAST_OUTPUT_TOKENS = 256
 """An answer shorter than this is not worth starting."""
 MAX_CONTENT_CHARACTERS = 100_000
 MAX_USER_ID_CHARACTERS = 255
+MAX_SEARCH_CHARACTERS = 200
 PROVIDERS = ("openai", "google", "anthropic", "groq", "deepseek", "local")
 FRAMEWORKS = ("langgraph", "none")
 """The agent frameworks that can be chosen; `pydantic_ai` is known but not available yet."""
@@ -366,16 +367,47 @@ def check_settings(settings: SessionSettings) -> None:
     for field_name, value, least, most in ranges:
         if value is not None and not least <= value <= most:
             raise InvalidArgument(f"{field_name} must be between {least} and {most}.", field=field_name)
+    for field_name in ("name", "ai_provider", "ai_model", "system_prompt", "agent_framework"):
+        check_text(getattr(settings, field_name), field_name=field_name)
+    if has_nul(settings.model_parameters):
+        raise InvalidArgument("model_parameters must not contain NUL.", field="model_parameters")
+
+
+def has_nul(document: Any) -> bool:
+    """Whether a JSON document contains NUL anywhere."""
+    match document:
+        case str():
+            return "\x00" in document
+        case Mapping():
+            return any(has_nul(name) or has_nul(value) for name, value in document.items())
+        case list():
+            return any(map(has_nul, document))
+    return False
 
 
 def check_user_id(user_id: str) -> None:
     """Refuse what can't be a user's id."""
+    check_text(user_id, field_name="user_id")
     if not user_id.strip() or len(user_id) > MAX_USER_ID_CHARACTERS:
         raise InvalidArgument(f"user_id must have 1 to {MAX_USER_ID_CHARACTERS} characters.")
 
 
+def check_text(text: str | None, *, field_name: str) -> None:
+    """Refuse the one character that Postgres can't store."""
+    if text is not None and "\x00" in text:
+        raise InvalidArgument(f"{field_name} must not contain NUL.", field=field_name)
+
+
+def check_search(search: str) -> None:
+    """Refuse what is no search."""
+    check_text(search, field_name="search")
+    if len(search) > MAX_SEARCH_CHARACTERS:
+        raise InvalidArgument(f"search must have at most {MAX_SEARCH_CHARACTERS} characters.", field="search")
+
+
 def check_content(content: str) -> None:
     """Refuse a message that is blank or too long."""
+    check_text(content, field_name="content")
     if not content.strip() or len(content) > MAX_CONTENT_CHARACTERS:
         raise InvalidArgument(f"content must have 1 to {MAX_CONTENT_CHARACTERS} characters and not be blank.")
 

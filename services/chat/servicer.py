@@ -55,13 +55,17 @@ class ChatServicer(rpc.ChatServiceServicer):
 
     async def ListSessions(self, request: pb.ListSessionsRequest, context: Context) -> pb.ListSessionsResponse:
         """See the proto."""
-        page = await self._sessions.list_sessions(
-            to_caller(request.caller),
-            to_page_query(request.page),
-            owned=request.scope != pb.SESSION_SCOPE_SHARED,
-            shared=request.scope != pb.SESSION_SCOPE_OWNED,
-            status=STATUS_OF.get(request.status),
-        )
+        caller, query, status = to_caller(request.caller), to_page_query(request.page), STATUS_OF.get(request.status)
+        if request.search:
+            page = await self._sessions.search_sessions(caller, query, request.search, status=status)
+        else:
+            page = await self._sessions.list_sessions(
+                caller,
+                query,
+                owned=request.scope != pb.SESSION_SCOPE_SHARED,
+                shared=request.scope != pb.SESSION_SCOPE_OWNED,
+                status=status,
+            )
         return pb.ListSessionsResponse(sessions=map(session_to_proto, page.entries), page=page_info(page))
 
     async def UpdateSession(self, request: pb.UpdateSessionRequest, context: Context) -> pb.UpdateSessionResponse:

@@ -90,6 +90,8 @@ messages = Table(
     Column("created_at", Moment, nullable=False, server_default=NOW),
     CheckConstraint("role in ('user', 'assistant', 'tool')", name="messages_role_check"),
     UniqueConstraint("session_id", "sequence_number", name="messages_sequence_key"),
+    # Words longer than this into a message are not found: a tsvector holds 1 MiB.
+    Index("messages_words", text("to_tsvector('simple', left(content, 100000))"), postgresql_using="gin"),
     Index("messages_by_parent", "parent_message_id", postgresql_where=text("parent_message_id is not null")),
 )
 

@@ -17,10 +17,12 @@ from services.chat.domain import (
     SessionSettings,
     SessionStatus,
     TaskId,
+    check_search,
     check_settings,
     require_framework,
 )
 from services.chat.store.idempotency import Key
+from services.chat.store.search import SearchStore
 from services.chat.store.sessions import SessionStore
 from services.kit.errors import NotFound, PermissionDenied
 from services.kit.ids import new_id
@@ -30,8 +32,17 @@ from services.kit.paging import Page, PageQuery
 class SessionUseCases:
     """What users do with sessions, apart from sending."""
 
-    def __init__(self, store: SessionStore, catalogs: Catalogs, billing: Billing, announcer: Announcer) -> None:
-        self._store, self._catalogs, self._billing, self._announcer = store, catalogs, billing, announcer
+    def __init__(
+        self,
+        store: SessionStore,
+        search: SearchStore,
+        *,
+        catalogs: Catalogs,
+        billing: Billing,
+        announcer: Announcer,
+    ) -> None:
+        self._store, self._search = store, search
+        self._catalogs, self._billing, self._announcer = catalogs, billing, announcer
 
     async def create_session(self, caller: Caller, settings: SessionSettings, key: Key | None) -> Session:
         """Open a session, if the workspace can pay for a first answer. Nothing is held."""
@@ -66,6 +77,15 @@ class SessionUseCases:
         if not page.entries and not caller.is_member and not await self._store.sees_any(caller):
             raise NotFound
         return page
+
+    async def search_sessions(
+        self, caller: Caller, query: PageQuery, words: str, *, status: SessionStatus | None
+    ) -> Page[Session]:
+        """The caller's own sessions with the words in their name or messages, best first."""
+        if not caller.is_member:
+            raise NotFound
+        check_search(words)
+        return await self._search.page(caller, query, words, status=status)
 
     async def update_session(
         self,

@@ -30,6 +30,7 @@ from services.chat.reaper import Reaper
 from services.chat.settler import Settler
 from services.chat.store.idempotency import Key
 from services.chat.store.runs import RunStore
+from services.chat.store.search import SearchStore
 from services.chat.store.sessions import SessionStore
 from services.chat.store.shares import ShareStore
 from services.chat.store.turns import TurnStore
@@ -236,7 +237,9 @@ async def chat(database_url: str, billing_server: tuple[CountingBilling, str]) -
         engine=engine,
         billing=counting,
         bus=bus,
-        sessions=SessionUseCases(SessionStore(engine), catalogs, billing, announcer),
+        sessions=SessionUseCases(
+            SessionStore(engine), SearchStore(engine), catalogs=catalogs, billing=billing, announcer=announcer
+        ),
         shares=ShareUseCases(SessionStore(engine), ShareStore(engine)),
         turns=turns,
         runs=RunUseCases(runs, catalogs, settler, history_messages=100),

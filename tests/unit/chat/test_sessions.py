@@ -237,3 +237,36 @@ async def test_messages_can_not_be_deleted_while_a_task_runs(chat: Chat) -> None
     other = await chat.session()
     with pytest.raises(NotFound):
         await chat.sessions.get_message(chat.alice, other.id, turn.user_message.id)
+
+
+async def test_search_finds_words_in_names_and_messages_of_own_sessions_best_first(chat: Chat) -> None:
+    named = await chat.session(name="Owls of the north")
+    told = await chat.session(name="Birds")
+    await chat.send(told.id, "Do owls sleep at night?")
+    await chat.answer("Some owls do.")
+    await chat.session(name="Fish")
+    foreign = await chat.sessions.create_session(chat.bob, SessionSettings(name="owls"), None)
+    await chat.shares.share_session(chat.bob, foreign.id, "alice", Permission.READ)
+
+    async def found(words: str, token: str = "", limit: int = 10) -> tuple[list[object], str]:
+        hits = await chat.sessions.search_sessions(chat.alice, page(limit, token), words, status=None)
+        return [session.id for session in hits.entries], hits.next_token
+
+    assert (await found("owls"))[0] == [named.id, told.id]
+    assert (await found("owls -north"))[0] == [told.id]
+    assert (await found("'; drop table"))[0] == []
+    first, after = await found("owls", limit=1)
+    assert (first, (await found("owls", after, limit=1))[0]) == ([named.id], [told.id])
+    with pytest.raises(InvalidCursor):
+        await found("owls", "after:rubbish")
+    with pytest.raises(InvalidArgument):
+        await found("a\x00b")
+
+
+async def test_nul_is_refused_wherever_text_is_stored(chat: Chat) -> None:
+    for settings in ({"name": "a\x00"}, {"system_prompt": "\x00"}, {"model_parameters": {"a": ["\x00"]}}):
+        with pytest.raises(InvalidArgument):
+            await chat.session(**settings)
+    session = await chat.session()
+    with pytest.raises(InvalidArgument):
+        await chat.send(session.id, "a\x00b")

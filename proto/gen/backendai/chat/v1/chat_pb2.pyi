@@ -653,7 +653,7 @@ class ListSessionsRequest(_message.Message):
     status: Global___SessionStatus.ValueType
     """Only those of this status; unspecified: any."""
     search: _builtins.str
-    """Words to find in names and messages; empty: no search."""
+    """Words to find in the names and messages of the caller's own sessions, best first; empty: no search."""
     @_builtins.property
     def caller(self) -> _common_pb2.Caller:
         """Who asks."""

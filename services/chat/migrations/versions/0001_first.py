@@ -79,6 +79,7 @@ def upgrade() -> None:
     schema='chat'
     )
     op.create_index('messages_by_parent', 'messages', ['parent_message_id'], unique=False, schema='chat', postgresql_where=sa.text('parent_message_id is not null'))
+    op.create_index('messages_words', 'messages', [sa.literal_column("to_tsvector('simple', left(content, 100000))")], unique=False, schema='chat', postgresql_using='gin')
     op.create_table('shares',
     sa.Column('session_id', sa.Uuid(), nullable=False),
     sa.Column('user_id', sa.Text(), nullable=False),
@@ -147,6 +148,7 @@ def downgrade() -> None:
     op.drop_table('tasks', schema='chat')
     op.drop_index('shares_by_user', table_name='shares', schema='chat')
     op.drop_table('shares', schema='chat')
+    op.drop_index('messages_words', table_name='messages', schema='chat', postgresql_using='gin')
     op.drop_index('messages_by_parent', table_name='messages', schema='chat', postgresql_where=sa.text('parent_message_id is not null'))
     op.drop_table('messages', schema='chat')
     op.drop_index('sessions_deleted', table_name='sessions', schema='chat', postgresql_where=sa.text('deleted_at is not null'))

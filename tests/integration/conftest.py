@@ -1,0 +1,34 @@
+"""One stack of each kind for the whole run; each test uses a workspace of its own."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from deploy.local.postgres import Postgres
+from tests.integration.stack import Stack
+
+
+@pytest.fixture(scope="session")
+def stack(postgres: Postgres, migrated_template: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """One process of each service."""
+    url = postgres.create_database("stack", template=migrated_template)
+    with Stack(tmp_path_factory.mktemp("stack"), url) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def pair(postgres: Postgres, migrated_template: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """Two processes of each service; its tests may kill any of them, and leave all running."""
+    url = postgres.create_database("pair", template=migrated_template)
+    with Stack(tmp_path_factory.mktemp("pair"), url, of_each=2) as running:
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def usual_answers(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Providers answer as usual again after a test that told them otherwise."""
+    yield
+    for name in {"stack", "pair"} & set(request.fixturenames):
+        running: Stack = request.getfixturevalue(name)
+        for provider in ("openai", "gemini"):
+            running.script(provider, default={})
