@@ -89,6 +89,7 @@ class Server:
         except RuntimeError:
             port = 0
         if port == 0:
+            await self.grpc.stop(None)
             raise SystemExit(f"{self.listen} is in use or not an address of this machine: set another one.")
         await self.grpc.start()
         await self.set_ready(self._ready)
