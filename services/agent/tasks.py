@@ -148,9 +148,9 @@ async def _insist(rpc: Rpc, request: Any) -> Any:
 def _in_batches(heartbeats: Sequence[chat_pb2.Heartbeat]) -> list[list[chat_pb2.Heartbeat]]:
     """One batch as a rule; more when the texts are too long for one message."""
     batches: list[list[chat_pb2.Heartbeat]] = []
-    size = MAX_HEARTBEATS_CHARACTERS
+    size = 0
     for heartbeat in heartbeats:
-        if size + len(heartbeat.text) > MAX_HEARTBEATS_CHARACTERS:
+        if not batches or size + len(heartbeat.text) > MAX_HEARTBEATS_CHARACTERS:
             batches.append([])
             size = 0
         batches[-1].append(heartbeat)
