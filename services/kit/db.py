@@ -2,6 +2,7 @@
 
 import re
 
+import psycopg
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
@@ -38,7 +39,7 @@ def autocommit(engine: AsyncEngine) -> AsyncEngine:
 
 def is_down(error: BaseException) -> bool:
     """Whether the database could not be reached or broke off, rather than refused what it was asked."""
-    if isinstance(error, PoolTimeout):
+    if isinstance(error, PoolTimeout | psycopg.OperationalError | psycopg.InterfaceError):
         return True
     if isinstance(error, DBAPIError) and error.connection_invalidated:
         return True
