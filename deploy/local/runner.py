@@ -5,6 +5,7 @@ Circus runs inside this process's event loop. Its control sockets stay inside th
 
 import asyncio
 import logging
+import os
 import shlex
 import signal
 import time
@@ -81,10 +82,22 @@ class _Watcher(Watcher):  # type: ignore[misc]  # circus has no types
         return delay
 
     def reap_process(self, pid: int, status: int | None = None) -> None:
-        """Tell how it ended, unless it was asked to."""
-        if not self.is_stopping() and pid in self.processes:
-            say(f"{self.name} ended {_how(self.processes[pid].returncode())} and is started again")
+        """Print its last words and, unless it was asked to end, how it did."""
+        process = self.processes.get(pid)
+        if process is not None:
+            self._drain(process)
+            if not self.is_stopping():
+                say(f"{self.name} ended {_how(process.returncode())} and is started again")
         super().reap_process(pid, status)
+
+    def _drain(self, process: Any) -> None:
+        """Circus closes the pipes of a dead child, unread, with its own readers still on them."""
+        self.stream_redirector.remove_redirections(process)
+        for name, pipe in (("stdout", process.stdout), ("stderr", process.stderr)):
+            if not pipe.closed:
+                os.set_blocking(pipe.fileno(), False)
+                self.stdout_stream({"pid": process.pid, "name": name, "data": pipe.read() or b""})
+        self.stdout_stream.close()
 
 
 def _how(code: int) -> str:

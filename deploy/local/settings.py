@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Self
 
 import dotenv
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from deploy.local.problem import Problem
@@ -38,12 +38,14 @@ class Settings(BaseSettings):
         None, description="An OpenAI-compatible server to use instead of the embedded model."
     )
 
-    auth_jwt_secret: SecretStr | None = Field(None, description="The HS256 secret; one is made and kept when unset.")
+    auth_jwt_secret: SecretStr | None = Field(
+        None, min_length=32, description="The HS256 secret; one is made and kept when unset."
+    )
     auth_jwks_url: str | None = Field(None, description="The issuer's keys; no token is made here when set.")
     auth_issuer: str | None = Field(None, description="The `iss` of the tokens made here.")
     auth_audience: str | None = Field(None, description="The `aud` of the tokens made here.")
     cursor_secret: SecretStr | None = Field(
-        None, description="Signs the list cursors; one is made and kept when unset."
+        None, min_length=32, description="Signs the list cursors; one is made and kept when unset."
     )
 
     openai_api_key: SecretStr | None = None
@@ -64,6 +66,12 @@ class Settings(BaseSettings):
 
     log_level: str = Field("info", description="debug shows what PostgreSQL and NATS say, too.")
 
+    @model_validator(mode="after")
+    def _one_way_to_know_a_caller(self) -> Self:
+        if self.auth_jwt_secret and self.auth_jwks_url:
+            raise ValueError("set AUTH_JWKS_URL or AUTH_JWT_SECRET, not both")
+        return self
+
     @classmethod
     def read(cls) -> Self:
         """The settings, or a Problem that names what is wrong with them."""
@@ -71,8 +79,8 @@ class Settings(BaseSettings):
         try:
             return cls()
         except ValidationError as error:
-            wrong = "; ".join(f"{'.'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors())
-            raise Problem(f"A setting is wrong: {wrong}.") from error
+            wrong = [": ".join([*(str(part).upper() for part in e["loc"]), e["msg"]]) for e in error.errors()]
+            raise Problem(f"A setting is wrong. {'; '.join(wrong)}.") from error
 
     @property
     def data(self) -> Path:
