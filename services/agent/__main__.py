@@ -63,25 +63,26 @@ async def main(settings: AgentSettings, stop: asyncio.Event) -> None:
     bus = Bus(settings.nats_url, name="agent")
     server = Server(settings.agent_listen)
     providers = make_providers(settings)
-    async with dial(settings.chat_address) as channel:
-        worker = Worker(
-            Tasks(channel, worker_id=f"{socket.gethostname()}-{os.getpid()}"),
-            bus,
-            providers=providers,
-            frameworks=make_frameworks(),
-            tools=Tools(),
-            slots=settings.agent_concurrency,
-            retries=Retries(),
-        )
-        await server.start()
-        bus.start()
-        try:
-            await worker.work(stop, drain_seconds=settings.drain_seconds)
-        finally:
-            await server.drain(0)
-            await bus.close()
-            for provider in providers.values():
-                await provider.close()
+    channel = dial(settings.chat_address)
+    worker = Worker(
+        Tasks(channel, worker_id=f"{socket.gethostname()}-{os.getpid()}"),
+        bus,
+        providers=providers,
+        frameworks=make_frameworks(),
+        tools=Tools(),
+        slots=settings.agent_concurrency,
+        retries=Retries(),
+    )
+    await server.start()
+    bus.start()
+    try:
+        await worker.work(stop, drain_seconds=settings.drain_seconds)
+    finally:
+        await server.drain(0)
+        await bus.close()
+        await channel.close(None)
+        for provider in providers.values():
+            await provider.close()
 
 
 if __name__ == "__main__":

@@ -106,6 +106,8 @@ class Received:
     path: str
     headers: Mapping[str, str]
     body: bytes
+    peer: object = None
+    """The client's address: the same one for two requests means one connection."""
     closed_early: bool = False
     """Whether the client hung up before the answer's end."""
     finished: bool = False
@@ -154,9 +156,11 @@ class FakeProvider(ABC):
         return f"http://127.0.0.1:{self.port}{self.base_path}"
 
     async def __aenter__(self) -> Self:
-        self._server = web.ServerRunner(web.Server(self._handle, handler_cancellation=True, access_log=None))
+        self._server = web.ServerRunner(
+            web.Server(self._handle, handler_cancellation=True, access_log=None), shutdown_timeout=0.1
+        )
         await self._server.setup()
-        site = web.TCPSite(self._server, "127.0.0.1", self.port, shutdown_timeout=0.1)
+        site = web.TCPSite(self._server, "127.0.0.1", self.port)
         await site.start()
         self.port = self._server.addresses[0][1]
         return self
@@ -165,7 +169,7 @@ class FakeProvider(ABC):
         assert self._server is not None
         await self._server.cleanup()
 
-    async def until(self, condition: Callable[[], bool]) -> None:
+    async def until(self, condition: Callable[[], object]) -> None:
         """Wait until something the fake has seen makes the condition true; an assertion fails after 10 s."""
         async with asyncio.timeout(WAIT_SECONDS):
             while not condition():
@@ -176,7 +180,9 @@ class FakeProvider(ABC):
         body = await request.read()
         if request.path.startswith("/_"):
             return self._administer(request, body)
-        received = Received(request.path_qs, request.headers, body)
+        received = Received(
+            request.path_qs, request.headers, body, request.transport and request.transport.get_extra_info("peername")
+        )
         self.requests.append(received)
         self._changed.set()
         try:

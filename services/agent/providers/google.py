@@ -4,6 +4,7 @@ import asyncio
 import base64
 import re
 from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextvars import ContextVar
 from typing import Any
 
 import aiohttp
@@ -18,6 +19,8 @@ from services.agent.providers import CONNECT_TIMEOUT_SECONDS, Chunk, Finish, Mod
 from services.kit.ids import new_id
 
 NAME = "google"
+# The stable one lacks what new models need.
+API_VERSION = "v1beta"
 # What would change what is asked for, what is paid for or how the answer comes, or means another API than Gemini's.
 RESERVED_PARAMETERS = frozenset(
     {
@@ -43,9 +46,14 @@ class Google:
     def _models(self) -> Any:
         """The SDK's models, made at the first call: its HTTP session belongs to the running loop."""
         if self._client is None:
-            self._session = aiohttp.ClientSession(connector=_Connector(limit=0), trust_env=True)
+            tracing = aiohttp.TraceConfig()
+            tracing.on_request_end.append(_remember)
+            self._session = aiohttp.ClientSession(
+                connector=_Connector(limit=0), trust_env=True, trace_configs=[tracing]
+            )
             options = types.HttpOptions(
                 base_url=self._base_url,
+                api_version=API_VERSION,
                 aiohttp_client=self._session,
                 # Without options of its own the SDK retries a broken connection by itself, after up to 10 s.
                 retry_options=types.HttpRetryOptions(attempts=1),
@@ -56,6 +64,8 @@ class Google:
     async def stream(self, call: ModelCall) -> AsyncGenerator[Chunk]:
         """The answer as it is written. See Provider."""
         reader = _Reader()
+        responses: list[aiohttp.ClientResponse] = []
+        _responses.set(responses)
         try:
             config = _config(call)
             contents = _contents(call.messages)
@@ -65,8 +75,8 @@ class Google:
             stream = await self._patiently(
                 self._models().generate_content_stream(model=call.settings.model, contents=contents, config=config)
             )
-            while (response := await self._patiently(anext(stream, None))) is not None:
-                for chunk in reader.read(response):
+            while (piece := await self._patiently(anext(stream, None))) is not None:
+                for chunk in reader.read(piece):
                     yield chunk
         except sdk_errors.APIError as error:
             raise _meaning(error) from None
@@ -76,6 +86,9 @@ class Google:
             raise failures.of_break(NAME) from None
         except ValueError:  # an answer that is no JSON, or none of Gemini's
             raise ProviderBadResponse from None
+        finally:
+            for response in responses:
+                response.close()
         yield reader.finish()
 
     async def _patiently(self, awaitable: Any) -> Any:
@@ -87,6 +100,15 @@ class Google:
         """Hang up."""
         if self._session is not None:
             await self._session.close()
+
+
+# The SDK's generators hold each other: closing the outermost leaves the connection open until garbage is collected.
+_responses: ContextVar[list[aiohttp.ClientResponse]] = ContextVar("responses")
+
+
+async def _remember(_session: object, _context: object, end: aiohttp.TraceRequestEndParams) -> None:
+    """Note a response, for the call that asked to close it."""
+    _responses.get().append(end.response)
 
 
 class _Connector(aiohttp.TCPConnector):
