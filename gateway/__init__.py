@@ -1,0 +1,1 @@
+"""The REST edge: authentication, validation, REST to gRPC. It owns no data and no rules."""

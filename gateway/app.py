@@ -1,0 +1,48 @@
+"""The ASGI application: its routes, its edge, its problems."""
+
+from __future__ import annotations
+
+import asyncio
+from urllib.parse import quote
+
+from fastapi import FastAPI
+from fastapi.telemetry import TelemetryConfig
+from starlette.responses import Response
+from starlette.routing import Match
+from starlette.types import Receive, Scope, Send
+
+from gateway import openapi, problems
+from gateway.edge import Edge
+from gateway.parts import Parts
+from gateway.routes import chats, credits, health, messages, models, tasks, users
+
+TITLE = "BackendAI Chat"
+VERSION = "0.1.0"
+# In this order requests are matched: the most frequent first, and fixed words before ids.
+RESOURCES = (messages, tasks, chats, credits, models, users, health)
+
+
+def create_app(parts: Parts, *, draining: asyncio.Event) -> FastAPI:
+    """The application over these parts."""
+    off: TelemetryConfig = {"tracing": False, "metrics": False, "logs": False, "operation_spans": False}
+    app = FastAPI(title=TITLE, version=VERSION, openapi_url=None, redirect_slashes=False, telemetry=off)
+    app.state.parts = parts
+    for resource in RESOURCES:
+        # Not include_router, which matches each path twice.
+        app.router.routes.extend(resource.router.routes)
+    openapi.install(app)
+    problems.install(app)
+    app.router.default = _not_found
+    app.add_middleware(Edge, draining=draining)
+    return app
+
+
+async def _not_found(scope: Scope, receive: Receive, send: Send) -> None:
+    """307 to the path with, or without, its trailing slash if there is one like that; else the one 404."""
+    path = scope["path"]
+    other = path.rstrip("/") if path.endswith("/") else f"{path}/"
+    if other and any(route.matches({**scope, "path": other})[0] is not Match.NONE for route in scope["app"].routes):
+        query = f"?{scope['query_string'].decode('latin-1')}" if scope["query_string"] else ""
+        await Response(status_code=307, headers={"Location": quote(other) + query})(scope, receive, send)
+        return
+    raise problems.not_found()

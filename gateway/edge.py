@@ -1,0 +1,91 @@
+"""The outermost layer: names each request, bounds how many run and how large their heads are, ends what breaks."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+import traceback
+from collections.abc import Iterable
+
+import structlog
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from gateway.problems import Problem, internal, response_of, unavailable
+from services.kit.ids import new_id
+
+log = structlog.get_logger()
+
+MAX_REQUESTS = 1_000
+MAX_HEADER_BYTES = 16 * 1024
+MAX_URL_BYTES = 72 * 1024  # 5,000 characters to translate, percent-encoded, are 60,000 bytes
+PROBES = ("/healthz", "/readyz")
+SANE_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
+
+
+def request_id_of(headers: Iterable[tuple[bytes, bytes]]) -> str:
+    """The caller's X-Request-Id when it is a sane one, else a new one."""
+    for name, value in headers:
+        if name == b"x-request-id" and SANE_REQUEST_ID.fullmatch(value):
+            return value.decode()
+    return str(new_id())
+
+
+class Edge:
+    """Pure ASGI. Once `draining` is set, every answer asks its client to open its next connection elsewhere."""
+
+    def __init__(self, app: ASGIApp, *, draining: asyncio.Event, max_requests: int = MAX_REQUESTS) -> None:
+        self._app, self._draining, self._max_requests = app, draining, max_requests
+        self._running = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on; log one line without anything that the caller has written but the method."""
+        if scope["type"] != "http":
+            return
+        started_at, status = time.perf_counter(), 0
+        request_id: str = request_id_of(scope["headers"])
+        scope["request_id"] = request_id
+        extra = [(b"x-request-id", request_id.encode()), (b"x-content-type-options", b"nosniff")]
+
+        async def tell(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                closing = [(b"connection", b"close")] if self._draining.is_set() else []
+                message = {**message, "headers": [*message["headers"], *extra, *closing]}
+            await send(message)
+
+        self._running += 1
+        try:
+            refusal = self._refusal(scope)
+            app = self._app if refusal is None else response_of(refusal, request_id)
+            await app(scope, receive, tell)
+        except ClientDisconnect:
+            log.debug("client_gone", request_id=request_id)
+        except Exception as error:
+            # The exception's own text may quote what the caller sent: the log gets its type and where it came from.
+            where = traceback.format_tb(error.__traceback__)[-4:]
+            log.error("request_failed", request_id=request_id, error=type(error).__name__, where=where)
+            if status:
+                raise
+            await response_of(internal(), request_id)(scope, receive, tell)
+        finally:
+            self._running -= 1
+        self._log(scope, status, request_id, time.perf_counter() - started_at)
+
+    def _refusal(self, scope: Scope) -> Problem | None:
+        """Why a request is not even looked at."""
+        if self._running > self._max_requests and scope["path"] not in PROBES:
+            return unavailable("Too many requests are running here. Try again.", code="overloaded")
+        if len(scope["query_string"]) + len(scope["raw_path"]) > MAX_URL_BYTES:
+            return Problem(414, "uri_too_long", "The URL is too long.")
+        if sum(len(name) + len(value) for name, value in scope["headers"]) > MAX_HEADER_BYTES:
+            return Problem(431, "headers_too_large", "The request's headers are too large.")
+        return None
+
+    def _log(self, scope: Scope, status: int, request_id: str, seconds: float) -> None:
+        write = log.warning if status >= 500 else log.debug
+        route = getattr(scope.get("route"), "path", "-")
+        milliseconds = round(seconds * 1000, 1)
+        write("request", method=scope["method"], route=route, status=status, ms=milliseconds, request_id=request_id)

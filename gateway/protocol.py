@@ -1,0 +1,82 @@
+"""HTTP/1.1 from the network: bounded heads, no client that never finishes one, and refusals as problem+json."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from gateway.problems import MEDIA_TYPE, Problem, body_of
+from services.kit.ids import new_id
+
+# Far above what the edge allows: only a client that would never end its head gets here.
+MAX_HEAD_BYTES = 128 * 1024
+HEAD_SECONDS = 30.0
+
+
+class BoundedProtocol(HttpToolsProtocol):
+    """uvicorn's protocol with what a server that faces the network needs."""
+
+    _head_bytes = 0
+    _head_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: Any) -> None:
+        """A new connection has so long to send its first head."""
+        super().connection_made(transport)
+        self._expect_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Nothing is expected any more."""
+        self._head_arrived()
+        super().connection_lost(exc)
+
+    def on_message_begin(self) -> None:
+        """A further head on a kept connection."""
+        self._head_bytes = 0
+        self._expect_head()
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        """The head is here in time."""
+        self._head_arrived()
+        super().on_headers_complete()
+
+    def data_received(self, data: bytes) -> None:
+        """Feed the parser; count what has come while the head is not complete."""
+        super().data_received(data)
+        if self._head_timer is not None:
+            self._head_bytes += len(data)
+            if self._head_bytes > MAX_HEAD_BYTES:
+                self._refuse(Problem(431, "headers_too_large", "The request's headers are too large."))
+
+    def send_400_response(self, msg: str) -> None:
+        """What can't be parsed is a problem too."""
+        self._refuse(Problem(400, "bad_request", "The request is not valid HTTP."))
+
+    def _expect_head(self) -> None:
+        if self._head_timer is None:
+            self._head_timer = self.loop.call_later(HEAD_SECONDS, self._head_is_late)
+
+    def _head_arrived(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _head_is_late(self) -> None:
+        if not self.transport.is_closing():
+            self.transport.close()
+
+    def _refuse(self, problem: Problem) -> None:
+        busy = self.cycle is not None and not self.cycle.response_complete  # type: ignore[redundant-expr]  # None at first
+        if busy or self.transport.is_closing():
+            self.transport.close()  # a refusal in the middle of another answer would be read as a part of it
+            return
+        request_id = str(new_id())
+        body = body_of(problem, request_id)
+        head = (
+            f"content-type: {MEDIA_TYPE}\r\ncontent-length: {len(body)}\r\n"
+            f"x-request-id: {request_id}\r\nconnection: close\r\n\r\n"
+        )
+        self.transport.write(STATUS_LINE[problem.status] + head.encode() + body)
+        self.transport.close()
