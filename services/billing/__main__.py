@@ -12,9 +12,10 @@ from services.billing.settings import Settings
 from services.billing.store import Store
 from services.billing.usecases import Billing
 from services.kit import process
-from services.kit.db import create_engine, is_down
+from services.kit.db import is_down
 from services.kit.grpc_server import Server, serve
 from services.kit.money import to_nano
+from services.kit.pg import Database
 
 SWEEP_SECONDS = 2.0
 
@@ -23,11 +24,11 @@ log = structlog.get_logger()
 
 async def main(settings: Settings, stop: asyncio.Event) -> None:
     """Put the parts together and serve until `stop`. Without Postgres every call is UNAVAILABLE until it is there."""
-    engine = create_engine(
+    database = Database(
         settings.database_url.get_secret_value(), pool_size=settings.billing_database_pool, application="billing"
     )
     billing = Billing(
-        store=Store(engine),
+        store=Store(database),
         prices=load_prices(settings.billing_prices_file),
         today=_today,
         signup_nano=to_nano(settings.billing_signup_credits),
@@ -40,7 +41,7 @@ async def main(settings: Settings, stop: asyncio.Event) -> None:
         await serve(server, stop, drain_seconds=settings.drain_seconds)
     finally:
         sweep.cancel()
-        await engine.dispose()
+        await database.close()
 
 
 async def sweep_expired(billing: Billing, server: Server) -> None:

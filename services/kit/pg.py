@@ -36,13 +36,14 @@ class Database:
         self._idle: list[Cursor] = []
 
     async def fetch(self, statement: LiteralString, parameters: Mapping[str, Any] = _NO_PARAMETERS) -> list[DictRow]:
-        """Run one statement with `%(name)s` parameters and return its rows."""
+        """Run one statement with `%(name)s` parameters and return its rows, none for one that makes none."""
         await self._take_place()
         try:
             cursor = self._idle.pop() if self._idle else await self._connect()
             try:
                 await cursor.execute(statement, parameters)
-                return await cursor.fetchall()
+                makes_rows = cursor.pgresult is not None and cursor.pgresult.nfields
+                return await cursor.fetchall() if makes_rows else []
             finally:
                 await self._put_back(cursor)
         finally:

@@ -1,6 +1,6 @@
 """Alembic's entry: what the schema should be."""
 
-from services.billing.store import SCHEMA, metadata
+from services.billing.tables import SCHEMA, metadata
 from services.kit.migrations import run_env
 
 run_env(metadata, SCHEMA)

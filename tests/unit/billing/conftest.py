@@ -1,6 +1,8 @@
 """A store on a fresh database."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
+from types import MappingProxyType
+from typing import Any, LiteralString
 
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -8,21 +10,41 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from services.billing.store import Store
 from services.billing.usecases import Billing
 from services.kit.db import create_engine
+from services.kit.pg import Database
 from tests.unit.billing.factories import billing_over
+
+
+class CountingDatabase(Database):
+    """Knows how many statements it was asked."""
+
+    statements = 0
+
+    async def fetch(self, statement: LiteralString, parameters: Mapping[str, Any] = MappingProxyType({})) -> Any:
+        """Count, then run."""
+        self.statements += 1
+        return await super().fetch(statement, parameters)
 
 
 @pytest.fixture
 async def engine(database_url: str) -> AsyncIterator[AsyncEngine]:
-    """Connections to the test's own database."""
+    """A look at the tables past the store."""
     engine = create_engine(database_url, pool_size=10, application="test")
     yield engine
     await engine.dispose()
 
 
 @pytest.fixture
-def store(engine: AsyncEngine) -> Store:
+async def database(database_url: str) -> AsyncIterator[CountingDatabase]:
+    """What the store runs on."""
+    database = CountingDatabase(database_url, pool_size=10, application="test")
+    yield database
+    await database.close()
+
+
+@pytest.fixture
+def store(database: CountingDatabase) -> Store:
     """The store."""
-    return Store(engine)
+    return Store(database)
 
 
 @pytest.fixture

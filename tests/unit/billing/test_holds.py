@@ -1,12 +1,10 @@
 """Holding and giving back, on Postgres."""
 
 import asyncio
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from functools import partial
 
 import pytest
-from sqlalchemy import Connection, event
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.billing.domain import EntryKind, Hold, HoldId
@@ -15,6 +13,7 @@ from services.billing.store import Store
 from services.billing.usecases import Billing
 from services.kit.errors import InvalidArgument
 from services.kit.money import NANO
+from tests.unit.billing.conftest import CountingDatabase
 from tests.unit.billing.factories import (
     INPUT,
     LEAST,
@@ -142,24 +141,27 @@ async def test_of_200_holds_at_once_on_credit_for_exactly_ten_ten_are_made(
     assert (books.held_nano, books.open) == (10 * WORST_CASE, 10)
 
 
-async def test_a_hold_is_one_round_trip(billing: Billing, engine: AsyncEngine) -> None:
+async def test_a_hold_is_one_round_trip(billing: Billing, database: CountingDatabase) -> None:
     workspace = new_workspace()
-    await fund(billing, workspace, NANO)
-    statements: list[str] = []
-    event.listen(engine.sync_engine, "before_cursor_execute", _recorder(statements))
+    await fund(billing, workspace, LEAST)
+    before = database.statements
     await billing.hold_credits(request(workspace))
-    assert len(statements) == 1
+    assert database.statements == before + 1
+    with pytest.raises(InsufficientCredits):
+        await billing.hold_credits(request(workspace))
+    assert database.statements == before + 2
 
 
-async def test_a_batch_of_1000_settlements_is_two_round_trips(billing: Billing, engine: AsyncEngine) -> None:
+async def test_a_batch_of_1000_settlements_is_two_round_trips(
+    billing: Billing, database: CountingDatabase, engine: AsyncEngine
+) -> None:
     workspaces = [new_workspace() for _ in range(5)]
     for workspace in workspaces:
         await fund(billing, workspace, 300 * WORST_CASE)
     batch = [await billing.hold_credits(request(workspaces[number % 5])) for number in range(1_000)]
-    statements: list[str] = []
-    event.listen(engine.sync_engine, "before_cursor_execute", _recorder(statements))
+    before = database.statements
     charged = await billing.settle_holds([settlement(hold) for hold in batch])
-    assert len(statements) == 2
+    assert database.statements == before + 2
     assert set(charged.values()) == {1_000 * INPUT + 100 * OUTPUT}
     for books in await read_books(engine):
         books.check()
@@ -242,10 +244,3 @@ async def test_a_settled_hold_does_not_expire(billing: Billing, engine: AsyncEng
     assert await billing.release_expired() == 0
     assert await billing.settle_holds([settlement(hold)]) == charged
     assert (await read_only_books(engine)).balance_nano == NANO - charged[hold.id]
-
-
-def _recorder(statements: list[str]) -> Callable[..., None]:
-    def record(connection: Connection, cursor: object, statement: str, *rest: object) -> None:
-        statements.append(statement)
-
-    return record

@@ -12,7 +12,7 @@ from services.billing.domain import HoldId, Settlement, Usage, WorkspaceId
 from services.billing.errors import HoldReleased, InsufficientCredits
 from services.billing.store import Store
 from services.billing.usecases import Billing
-from services.kit.db import create_engine
+from services.kit.pg import Database
 from tests.unit.billing.factories import WORST_CASE, billing_over, fund, new_hold_id, new_workspace, request
 from tests.unit.billing.ledger import read_books
 
@@ -46,9 +46,9 @@ async def test_an_account_can_not_be_overdrawn_even_by_hand(
             await connection.execute(text(f"update billing.accounts set {changes}"))
 
 
-async def test_a_storm_of_everything_at_once_keeps_the_books(database_url: str) -> None:
-    engine = create_engine(database_url, pool_size=20, application="storm")
-    storm = Storm(billing_over(Store(engine), signup_nano=5 * WORST_CASE), random.Random(20261122))
+async def test_a_storm_of_everything_at_once_keeps_the_books(database_url: str, engine: AsyncEngine) -> None:
+    database = Database(database_url, pool_size=20, application="storm")
+    storm = Storm(billing_over(Store(database), signup_nano=5 * WORST_CASE), random.Random(20261122))
     over = asyncio.Event()
     watching = asyncio.create_task(watch(engine, over))
     await asyncio.gather(*(storm.rage(80) for _ in range(16)))
@@ -59,7 +59,7 @@ async def test_a_storm_of_everything_at_once_keeps_the_books(database_url: str) 
     for books in await read_books(engine):
         books.check()
         assert (books.held_nano, books.open) == (0, 0)
-    await engine.dispose()
+    await database.close()
 
 
 async def watch(engine: AsyncEngine, over: asyncio.Event) -> int:

@@ -7,7 +7,7 @@ from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.billing.migrations.__main__ import main
-from services.billing.store import SCHEMA, metadata
+from services.billing.tables import SCHEMA, metadata
 
 
 async def test_the_migrated_schema_is_the_one_in_the_code(engine: AsyncEngine) -> None:

@@ -24,6 +24,10 @@ async def test_a_statement_returns_its_rows_by_name(database: Database) -> None:
     assert rows == [{"n": 1, "word": "hi"}, {"n": 2, "word": "hi"}]
 
 
+async def test_a_statement_that_makes_no_rows_returns_none(database: Database) -> None:
+    assert await database.fetch("set application_name = 'other'") == []
+
+
 async def test_more_statements_than_connections_take_turns(database: Database) -> None:
     found = await asyncio.gather(*(database.fetch("select pg_backend_pid() as pid") for _ in range(50)))
     assert len({rows[0]["pid"] for rows in found}) == 2
