@@ -1,13 +1,13 @@
 """One run: what a framework is given to work with, and what the worker sees of it while it works."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from enum import Enum, auto
 
 import structlog
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt, wait_exponential_jitter
 
 from services.agent.domain import (
     Completed,
@@ -40,6 +40,12 @@ class Retries:
     first_wait_seconds: float = 0.5
     longest_wait_seconds: float = 20.0
     """A provider that asks for more than this is not asked again."""
+
+    def waits(self) -> Iterator[float]:
+        """How long to wait before each further try, jittered and growing."""
+        for tries in range(self.tries - 1):
+            longest = min(self.longest_wait_seconds, self.first_wait_seconds * 2 ** (tries + 1))
+            yield random.uniform(longest / 2, longest)
 
 
 class Stop(Enum):
@@ -136,14 +142,17 @@ class Run:
         """The model's whole answer to these messages. Raises RunErrors; tries again what may be tried again."""
         size = input_bytes(self.turn.settings, messages)
         limit = output_limit(self.turn, self._spent, next_input_tokens=estimate_tokens(size))
-        retrying = AsyncRetrying(
-            stop=stop_after_attempt(self._retries.tries),
-            retry=retry_if_exception(self._may_try_again),
-            wait=self._wait_seconds,
-            before_sleep=self._log_retry,
-            reraise=True,
-        )
-        return await retrying(self._stream, ModelCall(self.turn.settings, messages, limit, self._tools.all))
+        call = ModelCall(self.turn.settings, messages, limit, self._tools.all)
+        for wait_seconds in self._retries.waits():
+            try:
+                return await self._stream(call)
+            except RunError as error:
+                asked = error.retry_after_seconds or 0
+                if not error.retryable or asked > self._retries.longest_wait_seconds:
+                    raise
+                log.info("provider_retry", task_id=self.turn.task_id, code=error.code)
+            await asyncio.sleep(asked + wait_seconds)
+        return await self._stream(call)
 
     async def use_tools(self, message: Message) -> list[Message]:
         """Call the tools that a message asks for, all at once, and keep the round: a later attempt continues after it.
@@ -230,24 +239,3 @@ class Run:
         self._spent += reply.usage
         self._spent_on_step += reply.usage
         return reply
-
-    def _may_try_again(self, error: BaseException) -> bool:
-        if not isinstance(error, RunError) or not error.retryable:
-            return False
-        return (error.retry_after_seconds or 0) <= self._retries.longest_wait_seconds
-
-    def _wait_seconds(self, state: RetryCallState) -> float:
-        """Jittered and growing, on top of what the provider asks for."""
-        first, longest = self._retries.first_wait_seconds, self._retries.longest_wait_seconds
-        wait = wait_exponential_jitter(initial=first, max=longest, jitter=first)(state)
-        return wait + (_failure(state).retry_after_seconds or 0)
-
-    def _log_retry(self, state: RetryCallState) -> None:
-        code = _failure(state).code
-        log.info("provider_retry", task_id=self.turn.task_id, code=code, tries=state.attempt_number)
-
-
-def _failure(state: RetryCallState) -> RunError:
-    """Why the try has failed that is to be made again."""
-    error = state.outcome.exception() if state.outcome is not None else None
-    return error if isinstance(error, RunError) else RunError()

@@ -1,5 +1,7 @@
 """Chat's TaskService as the worker sees it: protobuf stays in here."""
 
+import asyncio
+import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -136,12 +138,16 @@ def _meaning(error: grpc.aio.AioRpcError) -> Exception:
     return meaning
 
 
-_WAIT = wait_random_exponential(multiplier=0.1, min=0.05, max=2.0)
 _IF_UNAVAILABLE = retry_if_exception_type(Unavailable)
+_WAIT = wait_random_exponential(multiplier=0.1, min=0.05, max=2.0)
 
 
 async def _insist(rpc: Rpc, request: Any) -> Any:
-    """Call until chat has answered."""
+    """Call until chat has answered. Only a call that failed is worth what the machinery of retries costs."""
+    try:
+        return await _call(rpc, request)
+    except Unavailable:
+        await asyncio.sleep(random.uniform(0.05, 0.2))
     return await AsyncRetrying(retry=_IF_UNAVAILABLE, wait=_WAIT, reraise=True)(_call, rpc, request)
 
 

@@ -5,11 +5,12 @@ Its state holds our own messages, so none is converted; the run travels as LangG
 
 import operator
 from dataclasses import dataclass
-from typing import Annotated, TypedDict
+from typing import Annotated, Literal, TypedDict
 
 from langgraph.errors import GraphRecursionError
 from langgraph.graph import END, START, StateGraph
 from langgraph.runtime import Runtime
+from langgraph.types import Command
 
 from services.agent.domain import Completed, Message
 from services.agent.errors import ProviderBadResponse
@@ -31,16 +32,14 @@ class Context:
     run: Run
 
 
-async def _model(state: State, runtime: Runtime[Context]) -> dict[str, Reply]:
-    return {"reply": await runtime.context.run.ask(state["messages"])}
+async def _model(state: State, runtime: Runtime[Context]) -> Command[Literal["tools", "__end__"]]:
+    """Ask the model; on to the tools if it wants any. The node routes by itself: an edge that asks costs more."""
+    reply = await runtime.context.run.ask(state["messages"])
+    return Command(update={"reply": reply}, goto="tools" if reply.message.tool_calls else "__end__")
 
 
-async def _tools(state: State, runtime: Runtime[Context]) -> dict[str, list[Message]]:
+async def _tools(state: State, runtime: Runtime[Context]) -> State:
     return {"messages": await runtime.context.run.use_tools(state["reply"].message)}
-
-
-def _next(state: State) -> str:
-    return "tools" if state["reply"].message.tool_calls else END
 
 
 class LangGraph:
@@ -48,10 +47,9 @@ class LangGraph:
 
     def __init__(self) -> None:
         graph = StateGraph(State, context_schema=Context)
-        graph.add_node("model", _model)
+        graph.add_node("model", _model, destinations=("tools", END))
         graph.add_node("tools", _tools)
         graph.add_edge(START, "model")
-        graph.add_conditional_edges("model", _next, ["tools", END])
         graph.add_edge("tools", "model")
         self._graph = graph.compile()
 

@@ -63,9 +63,12 @@ class OpenAICompatible:
     def __init__(self, name: str, *, api_key: str, base_url: str | None = None, idle_seconds: float = 60.0) -> None:
         self._name = name
         self._dialect = DIALECTS[name]
+        base_url = base_url or self._dialect.base_url
+        # Absolute, since the SDK takes its time to join a relative one to its base.
+        self._url = base_url.rstrip("/") + "/chat/completions"
         self._client = AsyncOpenAI(
             api_key=api_key,
-            base_url=base_url or self._dialect.base_url,
+            base_url=base_url,
             max_retries=0,
             timeout=httpx2.Timeout(idle_seconds, connect=CONNECT_TIMEOUT_SECONDS, pool=CONNECT_TIMEOUT_SECONDS),
             http_client=DefaultAioHttpClient(),
@@ -90,7 +93,7 @@ class OpenAICompatible:
 
     async def _post(self, body: bytes) -> httpx2.Response:
         response = await self._client.post(
-            "/chat/completions",
+            self._url,
             content=body,
             cast_to=httpx2.Response,
             stream=True,
