@@ -27,13 +27,15 @@ from services.kit.bus import Bus
 from services.kit.db import create_engine, is_down
 from services.kit.grpc_client import dial
 from services.kit.grpc_server import Server, serve
+from services.kit.pg import Database
 
 
 async def main(settings: Settings, stop: asyncio.Event) -> None:
     """Put the parts together and serve until `stop`."""
-    engine = create_engine(
-        settings.database_url.get_secret_value(), pool_size=settings.chat_database_pool, application="chat"
-    )
+    # What decides races runs straight on the driver; what is put together from filters and pages runs on the engine.
+    url, half = settings.database_url.get_secret_value(), settings.chat_database_pool // 2
+    engine = create_engine(url, pool_size=half, application="chat")
+    database = Database(url, pool_size=half, application="chat")
     bus = Bus(settings.nats_url, name="chat")
     billing = Billing(dial(settings.billing_address))
     catalogs = Catalogs(
@@ -42,10 +44,10 @@ async def main(settings: Settings, stop: asyncio.Event) -> None:
         default=(settings.default_ai_provider, settings.default_ai_model),
         clock=time.monotonic,
     )
-    announcer, upkeep, runs = Announcer(bus), UpkeepStore(engine), RunStore(engine)
+    announcer, upkeep, runs = Announcer(bus), UpkeepStore(database), RunStore(database)
     settler = Settler(billing, upkeep, announcer)
     turns = TurnUseCases(
-        turns=TurnStore(engine),
+        turns=TurnStore(engine, database),
         runs=runs,
         catalogs=catalogs,
         billing=billing,
@@ -69,7 +71,7 @@ async def main(settings: Settings, stop: asyncio.Event) -> None:
     sessions = SessionUseCases(
         session_store, SearchStore(engine), catalogs=catalogs, billing=billing, announcer=announcer
     )
-    shares = ShareUseCases(session_store, ShareStore(engine))
+    shares = ShareUseCases(session_store, ShareStore(database))
     add_ChatServiceServicer_to_server(ChatServicer(sessions, turns, shares), server.grpc)
     add_TaskServiceServicer_to_server(
         TaskServicer(RunUseCases(runs, catalogs, settler, history_messages=settings.chat_history_messages)), server.grpc
@@ -80,6 +82,7 @@ async def main(settings: Settings, stop: asyncio.Event) -> None:
     for task in background:
         task.cancel()
     await bus.close()
+    await database.close()
     await engine.dispose()
 
 

@@ -3,12 +3,10 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import Row, bindparam, text
-from sqlalchemy.dialects.postgresql import JSONB
-from sqlalchemy.ext.asyncio import AsyncEngine
+from psycopg.types.json import Jsonb
 
 from services.chat.domain import (
     CANCEL_GRACE,
@@ -27,70 +25,61 @@ from services.chat.domain import (
 )
 from services.chat.errors import LeaseLost
 from services.chat.store.rows import to_hold, to_settings, to_steps, to_task
-from services.kit.db import autocommit
 from services.kit.ids import new_id
+from services.kit.pg import Database
 
 # Workers race for the queue: each locks other rows, nobody waits. The array makes Postgres pick the rows once.
-CLAIM = text(
-    """
-    update chat.tasks t set state = 'running', attempt = t.attempt + 1, worker = :worker,
-      lease_until = now() + cast(:lease as interval), updated_at = now(), text_so_far = ''
+CLAIM: Final = """
+    update chat.tasks t set state = 'running', attempt = t.attempt + 1, worker = %(worker)s,
+      lease_until = now() + cast(%(lease)s as interval), updated_at = now(), text_so_far = ''
     where t.id = any (array(
-      select id from chat.tasks where state = 'queued' order by created_at limit :limit for update skip locked))
+      select id from chat.tasks where state = 'queued' order by created_at limit %(limit)s for update skip locked))
     returning t.*
     """
-)
 
 # The newest messages of each claimed task's session up to the message to answer, as many as fit `bytes`; the turns that
 # nobody answered are left out.
-HISTORY = text(
-    """
+HISTORY: Final = """
     select wanted.task_id, recent.role, recent.content, recent.tool_calls, recent.tool_call_id
-    from unnest(cast(:tasks as uuid[]), cast(:sessions as uuid[]), cast(:messages as uuid[]), cast(:bytes as bigint[]))
+    from unnest(cast(%(tasks)s as uuid[]), cast(%(sessions)s as uuid[]), cast(%(messages)s as uuid[]), cast(%(bytes)s as bigint[]))
       as wanted (task_id, session_id, message_id, bytes),
     lateral (
       select *, sum(octet_length(content)) over (order by sequence_number desc) as total from (
         select m.id, m.sequence_number, m.role, m.content, m.tool_calls, m.tool_call_id from chat.messages m
         where m.session_id = wanted.session_id and (not m.unanswered or m.id = wanted.message_id)
           and m.sequence_number <= (select sequence_number from chat.messages where id = wanted.message_id)
-        order by m.sequence_number desc limit :limit) newest
+        order by m.sequence_number desc limit %(limit)s) newest
     ) recent
     where recent.total <= wanted.bytes or recent.id = wanted.message_id
     order by wanted.task_id, recent.sequence_number
     """
-)
 
-HEARTBEAT = text(
-    """
-    update chat.tasks t set lease_until = now() + cast(:lease as interval), text_so_far = beat.text,
+HEARTBEAT: Final = """
+    update chat.tasks t set lease_until = now() + cast(%(lease)s as interval), text_so_far = beat.text,
       input_tokens = beat.input_tokens, output_tokens = beat.output_tokens, estimated = beat.estimated
-    from jsonb_to_recordset(:beats)
+    from jsonb_to_recordset(%(beats)s)
       as beat (id uuid, attempt int, text text, input_tokens bigint, output_tokens bigint, estimated boolean)
     where t.id = beat.id and t.attempt = beat.attempt and t.state = 'running'
     returning t.id, t.cancel_requested_at is not null as cancelled
     """
-).bindparams(bindparam("beats", type_=JSONB))
 
-RECORD_STEP = text(
-    """
+RECORD_STEP: Final = """
     update chat.tasks set
-      steps = case when jsonb_array_length(steps) < :number then steps || cast(:step as jsonb) else steps end
-    where id = :task and attempt = :attempt and state = 'running'
+      steps = case when jsonb_array_length(steps) < %(number)s then steps || cast(%(step)s as jsonb) else steps end
+    where id = %(task)s and attempt = %(attempt)s and state = 'running'
     returning id
     """
-).bindparams(bindparam("step", type_=JSONB))
 
 # The first committed end wins: a later one, and one of an older attempt, finds no row. The answer is what the kept
 # steps and the end itself bring. A regenerated answer replaces the old one here, so a failed run leaves it; a message
 # that got no answer is marked; a buried session stores nothing. Session first, then task, as everywhere.
-END = text(
-    """
+END: Final = """
     with turn as (
       select s.id as session_id, t.id as task_id, t.user_message_id, t.kind, t.settings,
-        case when s.deleted_at is null and :answers
-          then jsonb_path_query_array(t.steps, '$[*].messages[*]') || :messages else '[]' end as documents
+        case when s.deleted_at is null and %(answers)s
+          then jsonb_path_query_array(t.steps, '$[*].messages[*]') || %(messages)s else '[]' end as documents
       from chat.sessions s join chat.tasks t on t.session_id = s.id
-      where t.id = :task and t.attempt = :attempt and t.state = 'running'
+      where t.id = %(task)s and t.attempt = %(attempt)s and t.state = 'running'
       for update of s, t
     ), answer as (
       select turn.task_id, turn.session_id, turn.user_message_id, turn.settings, document.*
@@ -120,29 +109,24 @@ END = text(
       from session, answer
       returning *
     ), task as (
-      update chat.tasks t set state = :state, input_tokens = :input_tokens, output_tokens = :output_tokens,
-        estimated = :estimated, error_code = :error_code, error_detail = :error_detail, last_event = :last_event,
-        ended_at = now(), updated_at = now(), lease_until = null, text_so_far = '', steps = '[]'
+      update chat.tasks t set state = %(state)s, input_tokens = %(input_tokens)s, output_tokens = %(output_tokens)s,
+        estimated = %(estimated)s, error_code = %(error_code)s, error_detail = %(error_detail)s,
+        last_event = %(last_event)s, ended_at = now(), updated_at = now(), lease_until = null, text_so_far = '', steps = '[]'
       from turn where t.id = turn.task_id
       returning t.*
     )
     select task.*, (select jsonb_agg(stored order by stored.sequence_number) from stored) as answer from task
     """
-).bindparams(bindparam("messages", type_=JSONB))
 
-EXPIRED_CANCELS = text(
-    """
+EXPIRED_CANCELS: Final = """
     select id, attempt, text_so_far, input_tokens, output_tokens, estimated from chat.tasks
-    where state = 'running' and cancel_requested_at < now() - cast(:grace as interval)
-      and (cast(:task as uuid) is null or id = :task)
-    limit :limit
+    where state = 'running' and cancel_requested_at < now() - cast(%(grace)s as interval)
+      and (cast(%(task)s as uuid) is null or id = %(task)s)
+    limit %(limit)s
     """
-)
-OVERDUE = text(
+OVERDUE: Final = """
+    select id, attempt from chat.tasks where state = 'running' and deadline_at < now() limit %(limit)s
     """
-    select id, attempt from chat.tasks where state = 'running' and deadline_at < now() limit :limit
-    """
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,13 +142,12 @@ class Beat:
 class RunStore:
     """The agents' side of the saga in `chat.tasks`."""
 
-    def __init__(self, engine: AsyncEngine) -> None:
-        self._autocommit = autocommit(engine)
+    def __init__(self, database: Database) -> None:
+        self._database = database
 
     async def claim(self, worker: str, limit: int) -> Sequence[Claim]:
         """Lease the queued tasks that wait longest."""
-        async with self._autocommit.connect() as connection:
-            rows = (await connection.execute(CLAIM, {"worker": worker, "limit": limit, "lease": LEASE})).all()
+        rows = await self._database.fetch(CLAIM, {"worker": worker, "limit": limit, "lease": LEASE})
         return [_to_claim(row) for row in rows]
 
     async def histories(
@@ -179,9 +162,9 @@ class RunStore:
             "limit": limit,
         }
         found: dict[TaskId, list[HistoryMessage]] = {claim.task_id: [] for claim in claims}
-        async with self._autocommit.connect() as connection:
-            for task_id, role, content, tool_calls, tool_call_id in await connection.execute(HISTORY, parameters):
-                found[task_id].append(HistoryMessage(role, content, tool_calls, tool_call_id))
+        for row in await self._database.fetch(HISTORY, parameters):
+            task_id = row.pop("task_id")
+            found[task_id].append(HistoryMessage(**row))
         return found
 
     async def heartbeat(self, beats: Sequence[Beat]) -> Mapping[TaskId, bool]:
@@ -190,9 +173,8 @@ class RunStore:
             {"id": str(beat.task_id), "attempt": beat.attempt, "text": _storable(beat.text), **asdict(beat.usage)}
             for beat in beats
         ]
-        async with self._autocommit.connect() as connection:
-            rows = await connection.execute(HEARTBEAT, {"beats": documents, "lease": LEASE})
-            return {TaskId(row.id): row.cancelled for row in rows}
+        rows = await self._database.fetch(HEARTBEAT, {"beats": Jsonb(documents), "lease": LEASE})
+        return {TaskId(row["id"]): row["cancelled"] for row in rows}
 
     async def record_step(self, task_id: TaskId, attempt: int, step: Step) -> None:
         """Keep a step; a number that is kept already changes nothing."""
@@ -201,64 +183,62 @@ class RunStore:
             "messages": [{"id": str(new_id()), **_document(message)} for message in step.messages],
             "usage": asdict(step.usage),
         }
-        parameters = {"task": task_id, "attempt": attempt, "number": step.number, "step": [document]}
-        async with self._autocommit.connect() as connection:
-            if (await connection.execute(RECORD_STEP, parameters)).one_or_none() is None:
-                raise LeaseLost
+        parameters = {"task": task_id, "attempt": attempt, "number": step.number, "step": Jsonb([document])}
+        if not await self._database.fetch(RECORD_STEP, parameters):
+            raise LeaseLost
 
     async def end(self, task_id: TaskId, attempt: int, ending: Ending, *, last_event: int = 0) -> Task:
         """End a task with what the ending and its kept steps bring. LeaseLost unless `attempt` still runs it."""
         answers = ending.state is not TaskState.FAILED
+        answer = [_answer_document(ending)] if answers and (ending.content or not _partial(ending)) else []
         parameters = {
             "task": task_id,
             "attempt": attempt,
             "state": ending.state,
             "answers": answers,
-            "messages": [_answer_document(ending)] if answers and (ending.content or not _partial(ending)) else [],
+            "messages": Jsonb(answer),
             "error_code": ending.error_code,
             "error_detail": ending.error_detail,
             "last_event": last_event,
             **asdict(ending.usage),
         }
-        async with self._autocommit.connect() as connection:
-            row = (await connection.execute(END, parameters)).one_or_none()
-        if row is None:
+        rows = await self._database.fetch(END, parameters)
+        if not rows:
             raise LeaseLost
-        return to_task(row, [_stored_message(document, row.ended_at) for document in row.answer or ()])
+        (row,) = rows
+        return to_task(row, [_stored_message(document, row["ended_at"]) for document in row["answer"] or ()])
 
     async def overdue_cancels(self, limit: int, task_id: TaskId | None = None) -> Sequence[tuple[TaskId, int, Ending]]:
         """Running tasks that were asked to stop and did not in time, with the end their last heartbeat allows."""
-        parameters = {"grace": CANCEL_GRACE, "task": task_id, "limit": limit}
-        async with self._autocommit.connect() as connection:
-            rows = (await connection.execute(EXPIRED_CANCELS, parameters)).all()
-        return [(TaskId(row.id), row.attempt, _cancelled_so_far(row)) for row in rows]
+        rows = await self._database.fetch(EXPIRED_CANCELS, {"grace": CANCEL_GRACE, "task": task_id, "limit": limit})
+        return [(TaskId(row["id"]), row["attempt"], _cancelled_so_far(row)) for row in rows]
 
     async def overdue(self, limit: int) -> Sequence[tuple[TaskId, int]]:
         """Running tasks past their deadline, with their attempts."""
-        async with self._autocommit.connect() as connection:
-            return [(TaskId(row.id), row.attempt) for row in await connection.execute(OVERDUE, {"limit": limit})]
+        rows = await self._database.fetch(OVERDUE, {"limit": limit})
+        return [(TaskId(row["id"]), row["attempt"]) for row in rows]
 
 
 def _partial(ending: Ending) -> bool:
     return ending.state is TaskState.CANCELLED
 
 
-def _cancelled_so_far(row: Row[Any]) -> Ending:
-    usage = Usage(row.input_tokens, row.output_tokens, row.estimated)
-    return Ending(TaskState.CANCELLED, content=row.text_so_far, finish_reason="cancelled", usage=usage)
+def _cancelled_so_far(row: Mapping[str, Any]) -> Ending:
+    usage = Usage(row["input_tokens"], row["output_tokens"], row["estimated"])
+    return Ending(TaskState.CANCELLED, content=row["text_so_far"], finish_reason="cancelled", usage=usage)
 
 
-def _to_claim(row: Row[Any]) -> Claim:
+def _to_claim(row: Mapping[str, Any]) -> Claim:
     return Claim(
-        task_id=TaskId(row.id),
-        session_id=SessionId(row.session_id),
-        attempt=row.attempt,
-        settings=to_settings(row.settings),
-        user_message_id=MessageId(row.user_message_id),
-        steps=to_steps(row.steps),
+        task_id=TaskId(row["id"]),
+        session_id=SessionId(row["session_id"]),
+        attempt=row["attempt"],
+        settings=to_settings(row["settings"]),
+        user_message_id=MessageId(row["user_message_id"]),
+        steps=to_steps(row["steps"]),
         hold=to_hold(row),
-        created_at=row.created_at,
-        deadline_at=row.deadline_at,
+        created_at=row["created_at"],
+        deadline_at=row["deadline_at"],
     )
 
 

@@ -4,7 +4,7 @@ from decimal import Decimal, InvalidOperation
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Row, text
+from sqlalchemy import RowMapping, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.chat.domain import Caller, Session, SessionStatus
@@ -80,13 +80,13 @@ class SearchStore:
             parameters["rank"], parameters["id"] = _parse(query.position)
             statement = BEFORE if query.backwards else AFTER
         async with self._autocommit.connect() as connection:
-            rows = (await connection.execute(statement, parameters)).all()
+            rows = (await connection.execute(statement, parameters)).mappings().all()
         found = page_of(query, rows, _position)
         return Page([to_session(row) for row in found.entries], found.next_token, found.previous_token)
 
 
-def _position(row: Row[Any]) -> str:
-    return f"{row.rank}_{row.id}"
+def _position(row: RowMapping) -> str:
+    return f"{row['rank']}_{row['id']}"
 
 
 def _parse(position: str) -> tuple[Decimal, UUID]:

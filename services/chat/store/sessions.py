@@ -90,7 +90,11 @@ class SessionStore:
     async def get(self, caller: Caller, session_id: SessionId) -> Session:
         """One session the caller can see."""
         async with self._autocommit.connect() as connection:
-            found = (await connection.execute(ONE, {**caller_parameters(caller), "session": session_id})).one_or_none()
+            found = (
+                (await connection.execute(ONE, {**caller_parameters(caller), "session": session_id}))
+                .mappings()
+                .one_or_none()
+            )
         if found is None:
             raise NotFound
         return to_session(found)
@@ -101,7 +105,7 @@ class SessionStore:
         """The caller's own sessions, those shared with it, or both, newest activity first."""
         statement = _page_statement(query, owned=owned, shared=shared, status=status)
         async with self._autocommit.connect() as connection:
-            found = (await connection.execute(statement, caller_parameters(caller))).all()
+            found = (await connection.execute(statement, caller_parameters(caller))).mappings().all()
         return page_of(query, [to_session(row) for row in found], _position)
 
     async def sees_any(self, caller: Caller) -> bool:
@@ -132,7 +136,7 @@ class SessionStore:
             )
         )
         async with self._autocommit.connect() as connection:
-            changed = (await connection.execute(statement)).one_or_none()
+            changed = (await connection.execute(statement)).mappings().one_or_none()
         if changed is None:
             await self._explain_refusal(caller, session_id)
         return to_session(changed)
@@ -184,7 +188,7 @@ class SessionStore:
             )
         parameters = {**caller_parameters(caller), "session": session_id}
         async with self._autocommit.connect() as connection:
-            found = (await connection.execute(statement, parameters)).all()
+            found = (await connection.execute(statement, parameters)).mappings().all()
         if not found:
             await self.get(caller, session_id)
         return page_of(query, [to_message(row) for row in found], lambda message: str(message.sequence_number))
@@ -211,7 +215,7 @@ class SessionStore:
         statement = MESSAGES.where(messages.c.id == message_id)
         parameters = {**caller_parameters(caller), "session": session_id}
         async with self._autocommit.connect() as connection:
-            found = (await connection.execute(statement, parameters)).one_or_none()
+            found = (await connection.execute(statement, parameters)).mappings().one_or_none()
         if found is None:
             raise NotFound
         return to_message(found)

@@ -1,74 +1,66 @@
 """Who else can see a session: shares with users, and the public link. Only its owner's statements change anything."""
 
-from datetime import datetime
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Final, LiteralString
 from uuid import UUID
-
-from sqlalchemy import RowMapping, text
-from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.chat.domain import Caller, Permission, PublicMessage, PublicSession, SessionId, Share
 from services.chat.store.visibility import caller_parameters
-from services.kit.db import autocommit
 from services.kit.paging import Page, PageQuery, page_of
+from services.kit.pg import Database
 
-OWNED = """
+OWNED: Final = """
     select s.id from chat.sessions s
-    where s.id = :session and s.workspace_id = :workspace and s.deleted_at is null and s.user_id = :user and :member
+    where s.id = %(session)s and s.workspace_id = %(workspace)s and s.deleted_at is null
+      and s.user_id = %(user)s and %(member)s
 """
 
 # Two shares with one user at once: the second updates what the first has inserted; xmax tells them apart.
-SHARE = text(
-    f"""
+SHARE: Final = f"""
     insert into chat.shares as given (session_id, user_id, permission)
-    select owned.id, :with_user, :permission from ({OWNED}) owned
+    select owned.id, %(with_user)s, %(permission)s from ({OWNED}) owned
     on conflict (session_id, user_id) do update set permission = excluded.permission
     returning user_id, permission, created_at, given.xmax = 0 as created
     """  # noqa: S608  # the inserted text is the constant above
-)
-REVOKE = text(
-    f"delete from chat.shares where session_id = ({OWNED}) and user_id = :with_user returning user_id"  # noqa: S608
-)
-SHARES = f"""
+REVOKE: Final = f"""
+    delete from chat.shares where session_id = ({OWNED}) and user_id = %(with_user)s returning user_id
+"""  # noqa: S608
+SHARES: Final = f"""
     select owned.id, given.user_id, given.permission, given.created_at
     from ({OWNED}) owned left join chat.shares given on given.session_id = owned.id
 """  # noqa: S608
-SHARES_FORWARD = text(f"{SHARES} and given.user_id > :after order by given.user_id limit :limit")
-SHARES_BACKWARD = text(f"{SHARES} and given.user_id < :after order by given.user_id desc limit :limit")
+SHARES_FORWARD: Final = f"{SHARES} and given.user_id > %(after)s order by given.user_id limit %(limit)s"
+SHARES_BACKWARD: Final = f"{SHARES} and given.user_id < %(after)s order by given.user_id desc limit %(limit)s"
 
 # Each switch-on makes a new link, so that one that was given away before stays dead.
-TOGGLE = text(
-    f"""
+TOGGLE: Final = f"""
     update chat.sessions set
       shareable_link_id = case when shareable_link_id is null then gen_random_uuid() end, updated_at = now()
     where id = ({OWNED})
     returning id
     """  # noqa: S608
-)
 
 MAX_PUBLIC_MESSAGES = 1_000
 MAX_PUBLIC_BYTES = 8 * 1024 * 1024
-PUBLIC = text(
-    """
+PUBLIC: Final = """
     select s.name, s.created_at, m.role, m.content, m.created_at as written_at
     from chat.sessions s
     left join lateral (
       select *, sum(octet_length(content)) over (order by sequence_number desc) as total from (
         select sequence_number, role, content, created_at from chat.messages
         where session_id = s.id and role in ('user', 'assistant') and content <> ''
-        order by sequence_number desc limit :messages) newest
-    ) m on m.total <= :bytes
-    where s.shareable_link_id = :link and s.deleted_at is null
+        order by sequence_number desc limit %(messages)s) newest
+    ) m on m.total <= %(bytes)s
+    where s.shareable_link_id = %(link)s and s.deleted_at is null
     order by m.sequence_number
     """
-)
 
 
 class ShareStore:
     """Shares and public links. None means: not the owner, or nothing there; the use case says which."""
 
-    def __init__(self, engine: AsyncEngine) -> None:
-        self._autocommit = autocommit(engine)
+    def __init__(self, database: Database) -> None:
+        self._database = database
 
     async def share(
         self, caller: Caller, session_id: SessionId, user_id: str, permission: Permission
@@ -84,14 +76,8 @@ class ShareStore:
     async def page(self, caller: Caller, session_id: SessionId, query: PageQuery) -> Page[Share] | None:
         """The shares of a session, by user id."""
         statement = SHARES_BACKWARD if query.backwards else SHARES_FORWARD
-        parameters = {**caller_parameters(caller), "session": session_id}
-        async with self._autocommit.connect() as connection:
-            rows = (
-                await connection.execute(
-                    statement, {**parameters, "after": query.position or "", "limit": query.limit + 1}
-                )
-            ).mappings()
-            found = rows.all()
+        parameters = {"session": session_id, "after": query.position or "", "limit": query.limit + 1}
+        found = await self._database.fetch(statement, {**caller_parameters(caller), **parameters})
         if not found:
             return None
         shares = [_to_share(row) for row in found if row["user_id"] is not None]
@@ -104,19 +90,21 @@ class ShareStore:
     async def public(self, link_id: UUID) -> PublicSession | None:
         """What a link shows; None for one that is unknown or dead."""
         parameters = {"link": link_id, "messages": MAX_PUBLIC_MESSAGES, "bytes": MAX_PUBLIC_BYTES}
-        async with self._autocommit.connect() as connection:
-            rows = (await connection.execute(PUBLIC, parameters)).all()
+        rows = await self._database.fetch(PUBLIC, parameters)
         if not rows:
             return None
-        messages = [PublicMessage(row.role, row.content, row.written_at) for row in rows if row.role is not None]
-        created_at: datetime = rows[0].created_at
-        return PublicSession(rows[0].name, created_at, messages)
+        messages = [
+            PublicMessage(row["role"], row["content"], row["written_at"]) for row in rows if row["role"] is not None
+        ]
+        return PublicSession(rows[0]["name"], rows[0]["created_at"], messages)
 
-    async def _one(self, statement: Any, caller: Caller, session_id: SessionId, **values: object) -> RowMapping | None:
+    async def _one(
+        self, statement: LiteralString, caller: Caller, session_id: SessionId, **values: object
+    ) -> Mapping[str, Any] | None:
         parameters = {**caller_parameters(caller), "session": session_id, **values}
-        async with self._autocommit.connect() as connection:
-            return (await connection.execute(statement, parameters)).mappings().one_or_none()
+        rows = await self._database.fetch(statement, parameters)
+        return rows[0] if rows else None
 
 
-def _to_share(row: RowMapping) -> Share:
+def _to_share(row: Mapping[str, Any]) -> Share:
     return Share(row["user_id"], Permission(row["permission"]), row["created_at"])

@@ -1,12 +1,13 @@
 """A turn as users drive it: admit, accept or withdraw, read, cancel. Each race is decided in one statement."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
+from uuid import UUID
 
-from sqlalchemy import bindparam, exists, select, text
-from sqlalchemy.dialects.postgresql import JSONB
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from psycopg.types.json import Jsonb
+from sqlalchemy import bindparam, exists, select
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.chat.domain import (
     Admission,
@@ -23,39 +24,38 @@ from services.chat.domain import (
 )
 from services.chat.errors import NothingToRegenerate, SessionNotActive, TaskInProgress
 from services.chat.store import idempotency
-from services.chat.store.rows import to_message, to_task
+from services.chat.store.rows import Fields, to_message, to_task
 from services.chat.store.tables import messages, sessions, tasks
 from services.chat.store.visibility import caller_parameters, is_visible, permission, visible_from
 from services.kit.db import autocommit
 from services.kit.errors import NotFound, PermissionDenied
+from services.kit.pg import Database
 
 # The race of two sends: both insert, the second meets the run slot's unique index and inserts nothing. What the caller
 # may do is part of the same statement, so nothing can change between the check and the admission.
-ADMIT = text(
-    """
+ADMIT: Final = """
     insert into chat.tasks (id, session_id, workspace_id, user_id, kind, state, settings, deadline_at, user_message_id)
-    select :task, s.id, s.workspace_id, :user, :kind, 'admitted',
+    select %(task)s, s.id, s.workspace_id, %(user)s, %(kind)s, 'admitted',
       to_jsonb(s) - array['last_sequence', 'message_count', 'shareable_link_id', 'created_at', 'updated_at'],
-      now() + make_interval(secs => :deadline), again.id
+      now() + make_interval(secs => %(deadline)s), again.id
     from chat.sessions s
     left join lateral (
       select m.id from chat.messages m
-      where :kind = 'regenerate' and m.session_id = s.id and m.role = 'user'
+      where %(kind)s = 'regenerate' and m.session_id = s.id and m.role = 'user'
       order by m.sequence_number desc limit 1) again on true
-    left join chat.shares h on h.session_id = s.id and h.user_id = :user
-    where s.id = :session and s.workspace_id = :workspace and s.deleted_at is null and s.status = 'active'
-      and :may_write and ((s.user_id = :user and :member) or h.permission = 'write')
-      and (:kind = 'send' or again.id is not null)
+    left join chat.shares h on h.session_id = s.id and h.user_id = %(user)s
+    where s.id = %(session)s and s.workspace_id = %(workspace)s and s.deleted_at is null and s.status = 'active'
+      and %(may_write)s and ((s.user_id = %(user)s and %(member)s) or h.permission = 'write')
+      and (%(kind)s = 'send' or again.id is not null)
     on conflict (session_id) where state in ('admitted', 'queued', 'running') do nothing
     returning settings ->> 'ai_provider' as provider, settings ->> 'ai_model' as model,
       (settings ->> 'max_tokens')::bigint as max_tokens,
       coalesce(octet_length(settings ->> 'system_prompt'), 0) as system_prompt_bytes,
       (select coalesce(sum(octet_length(recent.content)), 0)::bigint from (
          select m.content from chat.messages m
-         where m.session_id = :session and not m.unanswered
-         order by m.sequence_number desc limit :history) recent) as history_bytes
+         where m.session_id = %(session)s and not m.unanswered
+         order by m.sequence_number desc limit %(history)s) recent) as history_bytes
     """
-)
 
 REFUSAL = (
     select(
@@ -73,11 +73,10 @@ REFUSAL = (
 
 # Session first, then task: every statement that ends a turn locks in this order. Both conditions are checked again on
 # the locked rows, so a reaper that gave the turn up or a delete that buried the session meanwhile makes this a no-op.
-ACCEPT = text(
-    """
+ACCEPT: Final = """
     with turn as (
       select s.id as session_id, t.id as task_id from chat.sessions s join chat.tasks t on t.session_id = s.id
-      where t.id = :task and t.state = 'admitted' and s.deleted_at is null
+      where t.id = %(task)s and t.state = 'admitted' and s.deleted_at is null
       for update of s, t
     ), session as (
       update chat.sessions s set last_sequence = s.last_sequence + 1, message_count = s.message_count + 1,
@@ -85,42 +84,51 @@ ACCEPT = text(
       from turn where s.id = turn.session_id
       returning s.id, s.last_sequence
     ), task as (
-      update chat.tasks t set state = 'queued', user_message_id = :message, held_nano = :held, tiers = :tiers,
-        output_tokens_held = :output_tokens, updated_at = now(), published_at = now()
+      update chat.tasks t set state = 'queued', user_message_id = %(message)s, held_nano = %(held)s, tiers = %(tiers)s,
+        output_tokens_held = %(output_tokens)s, updated_at = now(), published_at = now()
       from turn where t.id = turn.task_id
       returning t.id, t.user_id, t.created_at, t.updated_at
     )
     insert into chat.messages (id, session_id, task_id, sequence_number, role, content, user_id)
-    select :message, session.id, task.id, session.last_sequence, 'user', :content, task.user_id from session, task
+    select %(message)s, session.id, task.id, session.last_sequence, 'user', %(content)s, task.user_id from session, task
     returning sequence_number, created_at as accepted_at, (select created_at from task) as created_at
     """
-).bindparams(bindparam("tiers", type_=JSONB))
 
 # The message to answer again must still be there: whoever deletes it locks the session first and finds the run slot
 # free only before this turn was admitted.
-ACCEPT_AGAIN = text(
-    """
+ACCEPT_AGAIN: Final = """
     with turn as (
       select s.id as session_id, t.id as task_id, t.user_message_id
       from chat.sessions s join chat.tasks t on t.session_id = s.id
-      where t.id = :task and t.state = 'admitted' and s.deleted_at is null
+      where t.id = %(task)s and t.state = 'admitted' and s.deleted_at is null
         and exists (select 1 from chat.messages m where m.id = t.user_message_id)
       for update of s, t
     ), session as (
       update chat.sessions s set updated_at = now() from turn where s.id = turn.session_id
     ), task as (
-      update chat.tasks t set state = 'queued', held_nano = :held, tiers = :tiers, output_tokens_held = :output_tokens,
-        updated_at = now(), published_at = now()
+      update chat.tasks t set state = 'queued', held_nano = %(held)s, tiers = %(tiers)s,
+        output_tokens_held = %(output_tokens)s, updated_at = now(), published_at = now()
       from turn where t.id = turn.task_id
       returning t.created_at as task_created_at, t.user_message_id
     )
     select m.*, task.task_created_at from task join chat.messages m on m.id = task.user_message_id
     """
-).bindparams(bindparam("tiers", type_=JSONB))
 
-ABANDON = text("update chat.tasks set state = 'abandoned', updated_at = now() where id = :task and state = 'admitted'")
-FORGET_KEY = text("delete from chat.idempotency_keys where resource_id = :task and user_id = :user and route = :route")
-REMOVE = text("delete from chat.tasks where id = any(:tasks) and state in ('admitted', 'abandoned')")
+# A turn that is given up or refused frees its slot and its idempotency key in one go.
+ABANDON: Final = """
+    with forgotten as (
+      delete from chat.idempotency_keys
+      where resource_id = %(task)s and user_id = %(user)s and route = %(route)s
+    )
+    update chat.tasks set state = 'abandoned', updated_at = now() where id = %(task)s and state = 'admitted'
+"""
+WITHDRAW: Final = """
+    with forgotten as (
+      delete from chat.idempotency_keys
+      where resource_id = %(task)s and user_id = %(user)s and route = %(route)s
+    )
+    delete from chat.tasks where id = %(task)s and state = 'admitted'
+"""
 
 TASK = (
     select(tasks)
@@ -134,19 +142,15 @@ TASK = (
         .exists(),
     )
 )
-TURN_MESSAGES = (
-    select(messages)
-    .where(
-        messages.c.parent_message_id == bindparam("user_message"),
-        messages.c.task_id == bindparam("task"),
-    )
-    .order_by(messages.c.sequence_number)
-)
-MESSAGE = select(messages).where(messages.c.id == bindparam("message"))
+ANSWER: Final = """
+    select * from chat.messages
+    where parent_message_id = %(user_message)s and task_id = %(task)s
+    order by sequence_number
+"""
+MESSAGE: Final = "select * from chat.messages where id = %(message)s"
 
 # A queued task ends here and now, free; a running one is marked and its agent told. Only a writer's call does either.
-CANCEL = text(
-    """
+CANCEL: Final = """
     with cancelled as (
       update chat.tasks t set
         state = case t.state when 'queued' then 'cancelled' else t.state end,
@@ -155,10 +159,10 @@ CANCEL = text(
         output_tokens = case t.state when 'queued' then 0 else t.output_tokens end,
         cancel_requested_at = coalesce(t.cancel_requested_at, now()),
         updated_at = now()
-      from chat.sessions s left join chat.shares h on h.session_id = s.id and h.user_id = :user
-      where t.id = :task and t.state in ('queued', 'running') and t.session_id = s.id and s.id = :session
-        and s.workspace_id = :workspace and s.deleted_at is null
-        and :may_write and ((s.user_id = :user and :member) or h.permission = 'write')
+      from chat.sessions s left join chat.shares h on h.session_id = s.id and h.user_id = %(user)s
+      where t.id = %(task)s and t.state in ('queued', 'running') and t.session_id = s.id and s.id = %(session)s
+        and s.workspace_id = %(workspace)s and s.deleted_at is null
+        and %(may_write)s and ((s.user_id = %(user)s and %(member)s) or h.permission = 'write')
       returning t.*
     ), marked as (
       update chat.messages m set unanswered = true from cancelled
@@ -166,14 +170,13 @@ CANCEL = text(
     )
     select * from cancelled
     """
-)
 
 
 class TurnStore:
     """The users' side of the saga in `chat.tasks`."""
 
-    def __init__(self, engine: AsyncEngine) -> None:
-        self._engine = engine
+    def __init__(self, engine: AsyncEngine, database: Database) -> None:
+        self._engine, self._database = engine, database
         self._autocommit = autocommit(engine)
 
     async def admit(
@@ -198,29 +201,37 @@ class TurnStore:
             "deadline": deadline_seconds,
             "history": history,
         }
-        if key is None:
-            async with self._autocommit.connect() as connection:
-                row = (await connection.execute(ADMIT, parameters)).one_or_none()
+        if key is not None:
+            twin, row = await self._admit_with_key(key, task_id, parameters)
+            if twin is not None:
+                return TaskId(twin)
         else:
-            async with self._engine.begin() as connection:
-                twin = await idempotency.claim(connection, key, task_id)
-                if twin is not None:
-                    return TaskId(twin)
-                row = (await connection.execute(ADMIT, parameters)).one_or_none()
-                if row is None:
-                    await connection.rollback()
+            row = next(iter(await self._database.fetch(ADMIT, parameters)), None)
         if row is None:
             await self._explain_refusal(caller, session_id, kind)
         return Admission(
             task_id=task_id,
             session_id=session_id,
-            provider=row.provider,
-            model=row.model,
-            system_prompt_bytes=row.system_prompt_bytes,
-            history_bytes=row.history_bytes,
+            provider=row["provider"],
+            model=row["model"],
+            system_prompt_bytes=row["system_prompt_bytes"],
+            history_bytes=row["history_bytes"],
             content_bytes=content_bytes,
-            max_tokens=row.max_tokens,
+            max_tokens=row["max_tokens"],
         )
+
+    async def _admit_with_key(
+        self, key: idempotency.Key, task_id: TaskId, parameters: Mapping[str, Any]
+    ) -> tuple[UUID | None, Fields | None]:
+        """Bind the key and admit in one transaction: a refused admission leaves the key free."""
+        async with self._engine.begin() as connection:
+            twin = await idempotency.claim(connection, key, task_id)
+            if twin is not None:
+                return twin, None
+            row = (await connection.exec_driver_sql(ADMIT, dict(parameters))).mappings().one_or_none()
+            if row is None:
+                await connection.rollback()
+            return None, row
 
     async def _explain_refusal(self, caller: Caller, session_id: SessionId, kind: TurnKind) -> NoReturn:
         """Raise why an admission inserted nothing."""
@@ -249,57 +260,52 @@ class TurnStore:
             "content": content,
             **_hold_parameters(hold),
         }
-        async with self._autocommit.connect() as connection:
-            row = (await connection.execute(ACCEPT, parameters)).one_or_none()
-        if row is None:
+        rows = await self._database.fetch(ACCEPT, parameters)
+        if not rows:
             raise NotFound
+        (row,) = rows
         message = Message(
             id=message_id,
             session_id=admission.session_id,
-            sequence_number=row.sequence_number,
+            sequence_number=row["sequence_number"],
             role="user",
             content=content,
             user_id=caller.user_id,
-            created_at=row.accepted_at,
+            created_at=row["accepted_at"],
         )
-        return _queued(admission, message, row.created_at, hold), message
+        return _queued(admission, message, row["created_at"], hold), message
 
     async def accept_again(self, admission: Admission, hold: Hold) -> tuple[Task, Message]:
         """Queue the task that answers the last user message again. NothingToRegenerate when that is gone."""
         parameters = {"task": admission.task_id, **_hold_parameters(hold)}
-        async with self._autocommit.connect() as connection:
-            row = (await connection.execute(ACCEPT_AGAIN, parameters)).one_or_none()
-        if row is None:
+        rows = await self._database.fetch(ACCEPT_AGAIN, parameters)
+        if not rows:
             raise NothingToRegenerate
+        (row,) = rows
         message = to_message(row)
-        return _queued(admission, message, row.task_created_at, hold), message
+        return _queued(admission, message, row["task_created_at"], hold), message
 
     async def abandon(self, task_id: TaskId, key: idempotency.Key | None) -> None:
         """Give an admitted turn up: its slot and key are free at once, the reaper sees to its hold."""
-        async with self._engine.begin() as connection:
-            await connection.execute(ABANDON, {"task": task_id})
-            await _forget(connection, task_id, key)
+        await self._database.fetch(ABANDON, _key_parameters(task_id, key))
 
     async def withdraw(self, task_id: TaskId, key: idempotency.Key | None) -> None:
         """Remove an admitted turn that was refused its credits: nothing is held for it."""
-        async with self._engine.begin() as connection:
-            await connection.execute(REMOVE, {"tasks": [task_id]})
-            await _forget(connection, task_id, key)
+        await self._database.fetch(WITHDRAW, _key_parameters(task_id, key))
 
     async def get(self, caller: Caller, session_id: SessionId, task_id: TaskId) -> Task:
         """A task of a session the caller can see, with its answer once it has one."""
         parameters = {**caller_parameters(caller), "session": session_id, "task": task_id}
         async with self._autocommit.connect() as connection:
-            row = (await connection.execute(TASK, parameters)).one_or_none()
-            if row is None or row.state == TaskState.ABANDONED:
-                raise NotFound
-            return to_task(row, await answer_of(connection, row))
+            row = (await connection.execute(TASK, parameters)).mappings().one_or_none()
+        if row is None or row["state"] == TaskState.ABANDONED:
+            raise NotFound
+        return to_task(row, await answer_of(self._database, row))
 
     async def user_message(self, message_id: MessageId) -> Message | None:
         """The message a task answers; None when it was deleted."""
-        async with self._autocommit.connect() as connection:
-            row = (await connection.execute(MESSAGE, {"message": message_id})).one_or_none()
-        return to_message(row) if row is not None else None
+        rows = await self._database.fetch(MESSAGE, {"message": message_id})
+        return to_message(rows[0]) if rows else None
 
     async def may_write(self, caller: Caller, session_id: SessionId) -> bool:
         """Whether the caller may send to a session it can see, and so cancel. NotFound when it can't see it."""
@@ -318,9 +324,8 @@ class TurnStore:
             "task": task_id,
             "may_write": caller.may_write,
         }
-        async with self._autocommit.connect() as connection:
-            row = (await connection.execute(CANCEL, parameters)).one_or_none()
-        return to_task(row) if row is not None else None
+        rows = await self._database.fetch(CANCEL, parameters)
+        return to_task(rows[0]) if rows else None
 
 
 def _queued(admission: Admission, message: Message, created_at: datetime, hold: Hold) -> Task:
@@ -340,17 +345,16 @@ def _queued(admission: Admission, message: Message, created_at: datetime, hold: 
     )
 
 
-async def answer_of(connection: AsyncConnection, row: Any) -> Sequence[Message]:
+async def answer_of(database: Database, row: Fields) -> Sequence[Message]:
     """The messages a task's row has stored."""
-    if row.state not in (TaskState.COMPLETED, TaskState.CANCELLED) or row.user_message_id is None:
+    if row["state"] not in (TaskState.COMPLETED, TaskState.CANCELLED) or row["user_message_id"] is None:
         return ()
-    found = await connection.execute(TURN_MESSAGES, {"user_message": row.user_message_id, "task": row.id})
+    found = await database.fetch(ANSWER, {"user_message": row["user_message_id"], "task": row["id"]})
     return [to_message(message) for message in found]
 
 
-async def _forget(connection: AsyncConnection, task_id: TaskId, key: idempotency.Key | None) -> None:
-    if key is not None:
-        await connection.execute(FORGET_KEY, {"task": task_id, "user": key.user_id, "route": key.route})
+def _key_parameters(task_id: TaskId, key: idempotency.Key | None) -> dict[str, Any]:
+    return {"task": task_id, "user": key.user_id if key else None, "route": key.route if key else None}
 
 
 def _hold_parameters(hold: Hold) -> dict[str, Any]:
@@ -358,4 +362,4 @@ def _hold_parameters(hold: Hold) -> dict[str, Any]:
     tiers = [
         [tier.up_to_input_tokens, tier.input_nano_per_million, tier.output_nano_per_million] for tier in hold.tiers
     ]
-    return {"held": hold.held_nano, "tiers": tiers, "output_tokens": hold.output_tokens}
+    return {"held": hold.held_nano, "tiers": Jsonb(tiers), "output_tokens": hold.output_tokens}

@@ -1,96 +1,82 @@
 """What the reaper reads and repairs: every crash leaves a row that says what is missing."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any, Final
 from uuid import UUID
-
-from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.chat.domain import IDEMPOTENCY_KEY_LIFE, MAX_FAILURES, Task, TaskId, TaskState, Usage
 from services.chat.store.rows import to_task
-from services.chat.store.turns import REMOVE, answer_of
-from services.kit.db import autocommit
+from services.chat.store.turns import answer_of
+from services.kit.pg import Database
 
-ABANDON_STALE = text(
-    """
+ABANDON_STALE: Final = """
     update chat.tasks set state = 'abandoned', updated_at = now()
-    where state = 'admitted' and created_at < now() - cast(:age as interval)
-    """
-)
+    where state = 'admitted' and created_at < now() - cast(%(age)s as interval)
+"""
+ABANDONED: Final = "select id from chat.tasks where state = 'abandoned' limit %(limit)s"
 # An idempotency key of a turn that was given up must not answer for it.
-FORGET_ABANDONED_KEYS = text(
-    """
-    delete from chat.idempotency_keys k using chat.tasks t
-    where t.id = any(:tasks) and k.resource_id = t.id
-      and k.user_id = t.user_id and k.route = t.kind || ':' || t.session_id
-    """
-)
-ABANDONED = text("select id from chat.tasks where state = 'abandoned' limit :limit")
+REMOVE: Final = """
+    with forgotten as (
+      delete from chat.idempotency_keys k using chat.tasks t
+      where t.id = any(%(tasks)s) and t.state = 'abandoned' and k.resource_id = t.id
+        and k.user_id = t.user_id and k.route = t.kind || ':' || t.session_id
+    )
+    delete from chat.tasks where id = any(%(tasks)s) and state = 'abandoned'
+"""
 
 # Another replica's reaper skips the rows this one has locked; whoever comes second finds them changed.
-REQUEUE = text(
-    """
+REQUEUE: Final = """
     update chat.tasks t set failures = t.failures + 1, state = 'queued', lease_until = null, worker = null,
       published_at = now(), updated_at = now()
     where t.id = any (array(
       select id from chat.tasks
-      where state = 'running' and lease_until < now() and failures + 1 < :most and cancel_requested_at is null
-      limit :limit for update skip locked))
+      where state = 'running' and lease_until < now() and failures + 1 < %(most)s and cancel_requested_at is null
+      limit %(limit)s for update skip locked))
     returning t.id
     """
-)
-POISONED = text(
-    """
+POISONED: Final = """
     select id, attempt from chat.tasks
-    where state = 'running' and lease_until < now() and failures + 1 >= :most and cancel_requested_at is null
-    limit :limit
+    where state = 'running' and lease_until < now() and failures + 1 >= %(most)s and cancel_requested_at is null
+    limit %(limit)s
     """
-)
 # Queued for longer than a hint takes and not announced since: to be announced again.
-UNCLAIMED = text(
-    """
+UNCLAIMED: Final = """
     update chat.tasks set published_at = now()
     where id = any (array(
       select id from chat.tasks
-      where state = 'queued' and (published_at is null or published_at < now() - cast(:age as interval))
-      order by created_at limit :limit for update skip locked))
+      where state = 'queued' and (published_at is null or published_at < now() - cast(%(age)s as interval))
+      order by created_at limit %(limit)s for update skip locked))
     returning id
     """
-)
-EXPIRED_QUEUED = text(
-    """
-    update chat.tasks set state = 'failed', error_code = 'deadline_exceeded', ended_at = now(), updated_at = now(),
-      error_detail = 'No agent took the task before its deadline.'
-    where state = 'queued' and deadline_at < now()
-    returning id, user_message_id, kind
-    """
-)
-UNSETTLED = text(
-    """
+EXPIRED_QUEUED: Final = """
+    with expired as (
+      update chat.tasks set state = 'failed', error_code = 'deadline_exceeded', ended_at = now(), updated_at = now(),
+        error_detail = 'No agent took the task before its deadline.'
+      where state = 'queued' and deadline_at < now()
+      returning user_message_id, kind
+    )
+    update chat.messages m set unanswered = true from expired
+    where m.id = expired.user_message_id and expired.kind = 'send'
+"""
+UNSETTLED: Final = """
     select * from chat.tasks
-    where ended_at < now() - cast(:age as interval) and settled_at is null order by ended_at limit :limit
+    where ended_at < now() - cast(%(age)s as interval) and settled_at is null order by ended_at limit %(limit)s
     """
-)
-SETTLED = text(
-    """
+SETTLED: Final = """
     update chat.tasks t set settled_at = now(), held_nano = 0, charged_nano = paid.charged
-    from unnest(cast(:tasks as uuid[]), cast(:charged as bigint[])) as paid (id, charged)
+    from unnest(cast(%(tasks)s as uuid[]), cast(%(charged)s as bigint[])) as paid (id, charged)
     where t.id = paid.id and t.settled_at is null
     """
-)
-PURGE_KEYS = text("delete from chat.idempotency_keys where created_at < now() - cast(:life as interval)")
-PURGE_SESSIONS = text(
-    """
+PURGE_KEYS: Final = "delete from chat.idempotency_keys where created_at < now() - cast(%(life)s as interval)"
+PURGE_SESSIONS: Final = """
     delete from chat.sessions where id in (
       select s.id from chat.sessions s
       where s.deleted_at is not null
         and not exists (select 1 from chat.tasks t where t.session_id = s.id and t.settled_at is null)
-      limit :limit)
+      limit %(limit)s)
     """
-)
-MARK_UNANSWERED = text("update chat.messages set unanswered = true where id = any(:messages)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,69 +97,57 @@ def settlement_of(task: Task) -> Settlement:
 class UpkeepStore:
     """The reaper's and the settler's statements; not scoped by a caller, since no user asks for them."""
 
-    def __init__(self, engine: AsyncEngine) -> None:
-        self._engine = engine
-        self._autocommit = autocommit(engine)
+    def __init__(self, database: Database) -> None:
+        self._database = database
 
-    async def abandon_stale(self, age: timedelta) -> int:
-        """Give up turns that were admitted and never accepted; how many."""
-        async with self._autocommit.connect() as connection:
-            return (await connection.execute(ABANDON_STALE, {"age": age})).rowcount
+    async def abandon_stale(self, age: timedelta) -> None:
+        """Give up turns that were admitted and never accepted."""
+        await self._database.fetch(ABANDON_STALE, {"age": age})
 
-    async def abandoned(self, limit: int) -> Sequence[UUID]:
+    async def abandoned(self, limit: int) -> Sequence[TaskId]:
         """Turns given up, whose holds are to be released."""
-        async with self._autocommit.connect() as connection:
-            return (await connection.execute(ABANDONED, {"limit": limit})).scalars().all()
+        return _ids(await self._database.fetch(ABANDONED, {"limit": limit}))
 
-    async def remove(self, task_ids: Sequence[UUID]) -> None:
+    async def remove(self, task_ids: Sequence[TaskId]) -> None:
         """Remove turns given up, once their holds are released, and the keys that name them."""
-        async with self._engine.begin() as connection:
-            await connection.execute(FORGET_ABANDONED_KEYS, {"tasks": list(task_ids)})
-            await connection.execute(REMOVE, {"tasks": list(task_ids)})
+        await self._database.fetch(REMOVE, {"tasks": list(task_ids)})
 
-    async def requeue_expired(self, limit: int) -> Sequence[UUID]:
+    async def requeue_expired(self, limit: int) -> Sequence[TaskId]:
         """Queue tasks again whose lease expired."""
-        async with self._autocommit.connect() as connection:
-            return (await connection.execute(REQUEUE, {"most": MAX_FAILURES, "limit": limit})).scalars().all()
+        return _ids(await self._database.fetch(REQUEUE, {"most": MAX_FAILURES, "limit": limit}))
 
     async def poisoned(self, limit: int) -> Sequence[tuple[TaskId, int]]:
         """Tasks whose lease expired for the last time, with their attempts."""
-        async with self._autocommit.connect() as connection:
-            rows = await connection.execute(POISONED, {"most": MAX_FAILURES, "limit": limit})
-            return [(TaskId(row.id), row.attempt) for row in rows]
+        rows = await self._database.fetch(POISONED, {"most": MAX_FAILURES, "limit": limit})
+        return [(TaskId(row["id"]), row["attempt"]) for row in rows]
 
-    async def unclaimed(self, age: timedelta, limit: int) -> Sequence[UUID]:
+    async def unclaimed(self, age: timedelta, limit: int) -> Sequence[TaskId]:
         """Queued tasks to announce again; each is handed out once per `age`."""
-        async with self._autocommit.connect() as connection:
-            return (await connection.execute(UNCLAIMED, {"age": age, "limit": limit})).scalars().all()
+        return _ids(await self._database.fetch(UNCLAIMED, {"age": age, "limit": limit}))
 
-    async def fail_expired_queued(self) -> int:
-        """End tasks that no agent took before their deadline; how many."""
-        async with self._engine.begin() as connection:
-            rows = (await connection.execute(EXPIRED_QUEUED)).all()
-            unanswered = [row.user_message_id for row in rows if row.kind == "send"]
-            if unanswered:
-                await connection.execute(MARK_UNANSWERED, {"messages": unanswered})
-        return len(rows)
+    async def fail_expired_queued(self) -> None:
+        """End tasks that no agent took before their deadline."""
+        await self._database.fetch(EXPIRED_QUEUED)
 
     async def unsettled(self, age: timedelta, limit: int) -> Sequence[Settlement]:
         """Ended tasks whose settlement has not been seen to."""
-        async with self._autocommit.connect() as connection:
-            rows = (await connection.execute(UNSETTLED, {"age": age, "limit": limit})).all()
-            return [settlement_of(to_task(row, await answer_of(connection, row))) for row in rows]
+        rows = await self._database.fetch(UNSETTLED, {"age": age, "limit": limit})
+        return [settlement_of(to_task(row, await answer_of(self._database, row))) for row in rows]
 
     async def purge_keys(self) -> None:
         """Forget idempotency keys past their life."""
-        async with self._autocommit.connect() as connection:
-            await connection.execute(PURGE_KEYS, {"life": IDEMPOTENCY_KEY_LIFE})
+        await self._database.fetch(PURGE_KEYS, {"life": IDEMPOTENCY_KEY_LIFE})
 
-    async def purge_deleted_sessions(self, limit: int) -> int:
-        """Remove buried sessions and all in them, once their tasks are settled; how many."""
-        async with self._autocommit.connect() as connection:
-            return (await connection.execute(PURGE_SESSIONS, {"limit": limit})).rowcount
+    async def purge_deleted_sessions(self, limit: int) -> None:
+        """Remove buried sessions and all in them, once their tasks are settled."""
+        await self._database.fetch(PURGE_SESSIONS, {"limit": limit})
 
     async def mark_settled(self, charged: Sequence[tuple[UUID, int]]) -> None:
         """Note what billing has charged for each task."""
-        parameters = {"tasks": [task for task, _ in charged], "charged": [nano for _, nano in charged]}
-        async with self._autocommit.connect() as connection:
-            await connection.execute(SETTLED, parameters)
+        await self._database.fetch(
+            SETTLED, {"tasks": [task for task, _ in charged], "charged": [nano for _, nano in charged]}
+        )
+
+
+def _ids(rows: Sequence[Mapping[str, Any]]) -> Sequence[TaskId]:
+    return [TaskId(row["id"]) for row in rows]

@@ -45,6 +45,7 @@ from services.kit.errors import DomainError, Kind
 from services.kit.grpc_client import dial
 from services.kit.grpc_errors import to_status
 from services.kit.ids import new_id
+from services.kit.pg import Database
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 WORKSPACE = uuid4()
@@ -212,15 +213,16 @@ async def chat(database_url: str, billing_server: tuple[CountingBilling, str]) -
     """The service, put together as `__main__` does it."""
     counting, address = billing_server
     engine = create_engine(database_url, pool_size=10, application="test")
+    database = Database(database_url, pool_size=10, application="test")
     channel = dial(address)
     billing, bus, clock = Billing(channel), SilentBus(), Clock()
     catalogs = Catalogs(
         billing, configured=frozenset({"local", "openai"}), default=("local", "small"), clock=time.monotonic
     )
-    announcer, upkeep, runs = Announcer(bus), UpkeepStore(engine), RunStore(engine)
+    announcer, upkeep, runs = Announcer(bus), UpkeepStore(database), RunStore(database)
     settler = Settler(billing, upkeep, announcer)
     turns = TurnUseCases(
-        turns=TurnStore(engine),
+        turns=TurnStore(engine, database),
         runs=runs,
         catalogs=catalogs,
         billing=billing,
@@ -240,7 +242,7 @@ async def chat(database_url: str, billing_server: tuple[CountingBilling, str]) -
         sessions=SessionUseCases(
             SessionStore(engine), SearchStore(engine), catalogs=catalogs, billing=billing, announcer=announcer
         ),
-        shares=ShareUseCases(SessionStore(engine), ShareStore(engine)),
+        shares=ShareUseCases(SessionStore(engine), ShareStore(database)),
         turns=turns,
         runs=RunUseCases(runs, catalogs, settler, history_messages=100),
         run_store=runs,
@@ -250,6 +252,7 @@ async def chat(database_url: str, billing_server: tuple[CountingBilling, str]) -
         clock=clock,
     )
     await channel.close()
+    await database.close()
     await engine.dispose()
 
 
