@@ -41,8 +41,9 @@ CLAIM: Final = """
 # nobody answered are left out.
 HISTORY: Final = """
     select wanted.task_id, recent.role, recent.content, recent.tool_calls, recent.tool_call_id
-    from unnest(cast(%(tasks)s as uuid[]), cast(%(sessions)s as uuid[]), cast(%(messages)s as uuid[]), cast(%(bytes)s as bigint[]))
-      as wanted (task_id, session_id, message_id, bytes),
+    from unnest(
+      cast(%(tasks)s as uuid[]), cast(%(sessions)s as uuid[]), cast(%(messages)s as uuid[]),
+      cast(%(bytes)s as bigint[])) as wanted (task_id, session_id, message_id, bytes),
     lateral (
       select *, sum(octet_length(content)) over (order by sequence_number desc) as total from (
         select m.id, m.sequence_number, m.role, m.content, m.tool_calls, m.tool_call_id from chat.messages m
@@ -111,7 +112,8 @@ END: Final = """
     ), task as (
       update chat.tasks t set state = %(state)s, input_tokens = %(input_tokens)s, output_tokens = %(output_tokens)s,
         estimated = %(estimated)s, error_code = %(error_code)s, error_detail = %(error_detail)s,
-        last_event = %(last_event)s, ended_at = now(), updated_at = now(), lease_until = null, text_so_far = '', steps = '[]'
+        last_event = %(last_event)s, ended_at = now(), updated_at = now(), lease_until = null, text_so_far = '',
+        steps = '[]'
       from turn where t.id = turn.task_id
       returning t.*
     )
