@@ -80,6 +80,8 @@ def serve(port: int) -> None:
     params.n_parallel = SLOTS
     params.n_ctx = CONTEXT_TOKENS
     params.n_gpu_layers = 0
+    # Its threads wait for each other at every token: with one on each core, any other busy process halts them all.
+    params.cpuparams.n_threads = max(1, (os.cpu_count() or 1) // 2)
     params.cache_ram_mib = 0  # no second cache beside the slots' own
     params.chat_template = CHAT_TEMPLATE
     params.verbosity = ERRORS_ONLY

@@ -45,7 +45,7 @@ async def _invitation(client: httpx.AsyncClient, data: DataDirectory, workspace:
     body = json.dumps({"role": "user", "content": QUESTION})
     return (
         "Ask something:\n\n"
-        f"curl {client.base_url.join(chats)}{session}/messages/ \\\n"
+        f"curl -w '\\n' {client.base_url.join(chats)}{session}/messages/ \\\n"
         f"  -H 'Authorization: {client.headers['Authorization']}' \\\n"
         f"  -H 'Content-Type: application/json' -d '{body}'"
     )

@@ -1,17 +1,14 @@
 """Which processes run, and what each is told: what it needs, and no secret beyond that."""
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 from deploy.local.ai import MODEL as LOCAL_MODEL
 from deploy.local.runner import Child
 from deploy.local.server import LOOPBACK, Command, free_port
 from deploy.local.settings import DEFAULT_MODELS, ROOT, Settings, inherited
 from deploy.local.state import RUNNER_VARIABLE, DataDirectory
-
-T = TypeVar("T")
 
 EDGE, CORE, SERVERS = range(3)  # the order in which they stop: who calls before who is called
 
@@ -69,32 +66,31 @@ def default_model(settings: Settings) -> tuple[str, str]:
 
 def services(settings: Settings, env: dict[str, str]) -> Iterator[Child]:
     """The project's own processes, wired to each other on free ports."""
-    billings = [f"{LOOPBACK}:{free_port()}" for _ in range(settings.billings)]
-    chats = [f"{LOOPBACK}:{free_port()}" for _ in range(settings.chats)]
+    billings = [free_port() for _ in range(settings.billings)]
+    chats = [free_port() for _ in range(settings.chats)]
+    agents = [free_port() for _ in range(settings.agents)]
     env = {**env, "CHAT_ADDRESS": _target(chats), "BILLING_ADDRESS": _target(billings)}
-    for name, address in _numbered("billing", billings):
-        yield _service(name, "services.billing", {**env, "BILLING_LISTEN": address}, CORE)
-    for name, address in _numbered("chat", chats):
-        yield _service(name, "services.chat", {**env, "CHAT_LISTEN": address}, CORE)
-    for name, _ in _numbered("agent", range(settings.agents)):
-        yield _service(name, "services.agent", {**env, "AGENT_LISTEN": f"{LOOPBACK}:{free_port()}"}, EDGE)
-    for name, offset in _numbered("gateway", range(settings.gateways)):
-        port = str(settings.gateway_port + offset)
-        yield _service(name, "gateway", {**env, "GATEWAY_HOST": settings.gateway_host, "GATEWAY_PORT": port}, EDGE)
+    for kind, stage, ports in (("billing", CORE, billings), ("chat", CORE, chats), ("agent", EDGE, agents)):
+        for name, port in _numbered(kind, ports):
+            own = {**env, f"{kind.upper()}_LISTEN": f"{LOOPBACK}:{port}"}
+            yield Child(name, _command(kind, f"services.{kind}", own), stage, port)
+    for name, port in _numbered("gateway", range(settings.gateway_port, settings.gateway_port + settings.gateways)):
+        own = {**env, "GATEWAY_HOST": settings.gateway_host, "GATEWAY_PORT": str(port)}
+        yield Child(name, _command("gateway", "gateway", own), EDGE)
 
 
-def _target(addresses: list[str]) -> str:
-    return addresses[0] if len(addresses) == 1 else f"ipv4:{','.join(addresses)}"
+def _target(ports: list[int]) -> str:
+    """A gRPC target of all of them, over which callers go round robin."""
+    return f"ipv4:{','.join(f'{LOOPBACK}:{port}' for port in ports)}"
 
 
-def _numbered(name: str, items: Iterable[T]) -> Iterator[tuple[str, T]]:
+def _numbered(name: str, ports: Sequence[int]) -> Iterator[tuple[str, int]]:
     """name for a single one, name.1, name.2 … for more."""
-    listed = list(items)
-    for number, item in enumerate(listed, start=1):
-        yield (name if len(listed) == 1 else f"{name}.{number}"), item
+    for number, port in enumerate(ports, start=1):
+        yield (name if len(ports) == 1 else f"{name}.{number}"), port
 
 
-def _service(name: str, module: str, env: dict[str, str], stage: int) -> Child:
-    hidden = PRIVATE - set(NEEDS[name.split(".")[0]])
-    own = {key: value for key, value in env.items() if key not in hidden}
-    return Child(name, Command((sys.executable, "-m", module), env=own, folder=ROOT), stage)
+def _command(kind: str, module: str, env: dict[str, str]) -> Command:
+    hidden = PRIVATE - set(NEEDS[kind])
+    own = {name: value for name, value in env.items() if name not in hidden}
+    return Command((sys.executable, "-m", module), env=own, folder=ROOT)

@@ -32,11 +32,15 @@ HOPELESS_DEATHS = 5  # before the whole was ready
 
 @dataclass(frozen=True)
 class Child:
-    """A process that is kept running. Children of a lower stage are stopped first."""
+    """A process that is kept running. Children of a lower stage are stopped first.
+
+    `port` is where it listens on loopback, if that tells that it is up.
+    """
 
     name: str
     command: Command
     stage: int
+    port: int | None = None
     grace_seconds: float = 2.8
 
 

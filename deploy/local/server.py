@@ -35,6 +35,12 @@ def is_free(host: str, port: int) -> bool:
     return True
 
 
+def listens(port: int) -> bool:
+    """Whether somebody takes connections on a loopback port."""
+    with socket.socket() as probe:
+        return probe.connect_ex((LOOPBACK, port)) == 0
+
+
 def free_port() -> int:
     """A loopback port that nobody listens on, another one at each call."""
     for port in random.sample(PORTS, k=200):

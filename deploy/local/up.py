@@ -4,6 +4,7 @@ import asyncio
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 
 import httpx
@@ -14,17 +15,17 @@ from deploy.local.nats import Nats
 from deploy.local.output import say, show
 from deploy.local.postgres import Postgres
 from deploy.local.problem import Problem
-from deploy.local.processes import SERVERS, Backends, environment, services
+from deploy.local.processes import CORE, EDGE, SERVERS, Backends, environment, services
 from deploy.local.runner import Child, Runner
-from deploy.local.server import Server, is_free
+from deploy.local.server import Server, is_free, listens
 from deploy.local.settings import ROOT, Settings
 from deploy.local.state import RUNNER_VARIABLE, DataDirectory
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-SERVER_SECONDS = 30.0
 MIGRATION_SECONDS = 120.0
 READY_SECONDS = 60.0
 POLL_SECONDS = 0.05
+SAME_REQUEST_SECONDS = 0.5  # make passes on a signal that the whole process group got
 
 
 async def up(settings: Settings) -> None:
@@ -58,23 +59,34 @@ def check_ports(settings: Settings) -> None:
 
 
 def _stop_on_signal(work: "asyncio.Task[None]", runner: Runner) -> None:
-    """The first signal stops in order, a further one at once."""
+    """The first signal stops in order; a later one at once, unless it is the same request come another way."""
+    loop = asyncio.get_running_loop()
+    asked_at: float | None = None
 
     def stop() -> None:
-        if not work.cancel():
+        nonlocal asked_at
+        if asked_at is None:
+            asked_at = loop.time()
+            work.cancel()
+        elif loop.time() - asked_at > SAME_REQUEST_SECONDS:
             runner.kill()
 
     for number in STOP_SIGNALS:
-        asyncio.get_running_loop().add_signal_handler(number, stop)
+        loop.add_signal_handler(number, stop)
 
 
 async def _serve(settings: Settings, data: DataDirectory, runner: Runner) -> None:
     began = time.monotonic()
     env = environment(settings, data, await _start_servers(settings, data, runner))
+    children = list(services(settings, env))
+    for child in children:
+        if child.stage == EDGE:  # they need no database, and take longest to load
+            await runner.add(child)
     await asyncio.gather(*(_migrate(service, env) for service in ("billing", "chat")))
-    for child in services(settings, env):
-        await runner.add(child)
-    await _wait_until_ready(settings, runner)
+    for child in children:
+        if child.stage == CORE:
+            await runner.add(child)
+    await _wait_until_ready(settings, runner, children)
     show(await banner(settings, data))
     say(f"ready after {time.monotonic() - began:.1f} s")
     await asyncio.Event().wait()
@@ -101,14 +113,9 @@ async def _start_server(server: Server, data: DataDirectory, runner: Runner) -> 
     command = server.command
     marked = {**command.env, RUNNER_VARIABLE: str(data.path)}
     await runner.add(Child(server.name, replace(command, env=marked), SERVERS))
-    deadline = time.monotonic() + SERVER_SECONDS
+    deadline = time.monotonic() + READY_SECONDS
     while not await asyncio.to_thread(server.is_ready):
-        runner.check_hope()
-        if time.monotonic() > deadline:
-            raise Problem(
-                f"{server.name} did not start within {SERVER_SECONDS:g} s: LOG_LEVEL=debug make up shows what it says."
-            )
-        await asyncio.sleep(POLL_SECONDS)
+        await _pause(runner, deadline, server.name)
 
 
 async def _migrate(service: str, env: dict[str, str]) -> None:
@@ -134,17 +141,23 @@ async def _migrate(service: str, env: dict[str, str]) -> None:
         raise Problem(f"The database could not be brought up to date for {service}; what its migration said is above.")
 
 
-async def _wait_until_ready(settings: Settings, runner: Runner) -> None:
+async def _wait_until_ready(settings: Settings, runner: Runner, children: Sequence[Child]) -> None:
+    """Every process listens, and every gateway reaches what it needs."""
     deadline = time.monotonic() + READY_SECONDS
+    for child in children:
+        while child.port and not listens(child.port):
+            await _pause(runner, deadline, child.name)
     async with httpx.AsyncClient(trust_env=False, timeout=2) as client:
         for number in range(settings.gateways):
             while not await _is_ready(client, f"{gateway_url(settings, number)}/readyz"):
-                runner.check_hope()
-                if time.monotonic() > deadline:
-                    raise Problem(
-                        f"The gateway was not ready within {READY_SECONDS:g} s: the lines above tell who is missing."
-                    )
-                await asyncio.sleep(POLL_SECONDS)
+                await _pause(runner, deadline, "The gateway")
+
+
+async def _pause(runner: Runner, deadline: float, name: str) -> None:
+    runner.check_hope()
+    if time.monotonic() > deadline:
+        raise Problem(f"{name} was not ready within {READY_SECONDS:g} s: what the processes said above tells why.")
+    await asyncio.sleep(POLL_SECONDS)
 
 
 async def _is_ready(client: httpx.AsyncClient, url: str) -> bool:
