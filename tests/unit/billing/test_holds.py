@@ -27,6 +27,7 @@ from tests.unit.billing.factories import (
     settlement,
 )
 from tests.unit.billing.ledger import read_books, read_only_books
+from tests.unit.billing.races import locked, until_waiting
 
 
 async def test_a_hold_sets_the_worst_case_aside(billing: Billing, engine: AsyncEngine) -> None:
@@ -109,13 +110,40 @@ async def test_a_hold_is_still_found_when_its_account_is_empty_by_now(billing: B
     assert (await billing.hold_credits(request(workspace, id=first.id))).amount_nano == LEAST
 
 
-async def test_fifty_twins_make_one_hold(billing: Billing, engine: AsyncEngine) -> None:
+async def test_twins_that_race_make_one_hold(billing: Billing, engine: AsyncEngine) -> None:
     workspace = new_workspace()
     await fund(billing, workspace, NANO)
     twin = request(workspace)
-    holds = await asyncio.gather(*(billing.hold_credits(twin) for _ in range(50)))
-    assert {hold.amount_nano for hold in holds} == {WORST_CASE}
+    async with locked(engine, "accounts", "workspace_id", workspace):
+        racing = asyncio.gather(*(billing.hold_credits(twin) for _ in range(30)))
+        await until_waiting(engine, 10)
+    assert {hold.amount_nano for hold in await racing} == {WORST_CASE}
     assert (await read_only_books(engine)).held_nano == WORST_CASE
+
+
+async def test_a_hold_that_waits_while_its_id_is_released_is_refused(billing: Billing, engine: AsyncEngine) -> None:
+    workspace, late = new_workspace(), new_hold_id()
+    await fund(billing, workspace, NANO)
+    async with locked(engine, "accounts", "workspace_id", workspace):
+        holding = asyncio.create_task(billing.hold_credits(request(workspace, id=late)))
+        await until_waiting(engine, 1)
+        await billing.release_holds([late])
+    with pytest.raises(HoldReleased):
+        await holding
+    assert (await read_only_books(engine)).held_nano == 0
+
+
+async def test_holds_that_race_for_the_last_credits_do_not_overdraw(billing: Billing, engine: AsyncEngine) -> None:
+    workspace = new_workspace()
+    await fund(billing, workspace, 2 * LEAST + 5)
+    async with locked(engine, "accounts", "workspace_id", workspace):
+        wanted = (billing.hold_credits(request(workspace, max_output_tokens=256)) for _ in range(8))
+        racing = asyncio.gather(*wanted, return_exceptions=True)
+        await until_waiting(engine, 8)
+    outcomes = await racing
+    assert sum(isinstance(outcome, Hold) for outcome in outcomes) == 2
+    books = await read_only_books(engine)
+    assert (books.balance_nano - books.held_nano, books.open) == (5, 2)
 
 
 async def test_another_workspace_can_not_take_over_a_hold(billing: Billing, engine: AsyncEngine) -> None:

@@ -18,6 +18,7 @@ from tests.unit.billing.factories import (
     settlement,
 )
 from tests.unit.billing.ledger import read_books, read_only_books
+from tests.unit.billing.races import locked, until_waiting
 
 PRICE = 1_000 * INPUT + 100 * OUTPUT
 
@@ -51,16 +52,35 @@ async def test_a_repeated_settlement_returns_the_first_charge(billing: Billing, 
     assert (await read_only_books(engine)).balance_nano == NANO - PRICE
 
 
-async def test_of_twenty_settlements_at_once_one_is_booked_and_all_learn_its_charge(
+async def test_of_settlements_that_race_one_is_booked_and_all_learn_its_charge(
     billing: Billing, engine: AsyncEngine
 ) -> None:
     hold = await held(billing)
-    outcomes = await asyncio.gather(
-        *(billing.settle_holds([settlement(hold, output_tokens=number)]) for number in range(20))
-    )
-    (charge,) = {outcome[hold.id] for outcome in outcomes}
+    async with locked(engine, "accounts", "workspace_id", hold.workspace_id):
+        racing = asyncio.gather(
+            *(billing.settle_holds([settlement(hold, output_tokens=number)]) for number in range(9)),
+            billing.release_holds([hold.id]),
+        )
+        await until_waiting(engine, 9)
+    *outcomes, _ = await racing
+    (charge,) = {outcome[hold.id] for outcome in outcomes if outcome}
     books = await read_only_books(engine)
-    assert (books.balance_nano, books.charges) == (NANO - charge, 1)
+    assert (books.balance_nano, books.charges, books.held_nano) == (NANO - charge, int(charge > 0), 0)
+
+
+async def test_batches_in_opposite_orders_do_not_lock_each_other_out(billing: Billing, engine: AsyncEngine) -> None:
+    workspace = new_workspace()
+    await fund(billing, workspace, NANO)
+    first, middle, last = [await billing.hold_credits(request(workspace)) for _ in range(3)]
+    async with locked(engine, "holds", "id", middle.id):
+        settling = [
+            asyncio.create_task(billing.settle_holds([settlement(hold) for hold in batch]))
+            for batch in ((first, middle, last), (last, middle, first))
+        ]
+        releasing = asyncio.create_task(billing.release_holds([last.id, middle.id, first.id]))
+        await until_waiting(engine, 3)
+    await asyncio.gather(releasing, *settling)
+    assert (await read_only_books(engine)).open == 0
 
 
 async def test_a_settlement_and_a_release_that_race_have_one_winner(billing: Billing, engine: AsyncEngine) -> None:
