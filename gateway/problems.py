@@ -21,7 +21,7 @@ from services.kit.grpc_errors import error_info
 log = structlog.get_logger()
 
 MEDIA_TYPE = "application/problem+json"
-RETRY_SECONDS = 1
+RETRY_SECONDS = "1"
 MAX_ERRORS = 20
 MAX_POINTER_CHARACTERS = 200
 
@@ -35,6 +35,8 @@ STATUS_OF_CODE = {
     grpc.StatusCode.RESOURCE_EXHAUSTED: 429,
     grpc.StatusCode.UNAVAILABLE: 503,
     grpc.StatusCode.DEADLINE_EXCEEDED: 504,
+    # With a reason: a provider failed. Without one it is a defect of ours, and 500.
+    grpc.StatusCode.INTERNAL: 502,
 }
 STATUS_OF_REASON = {
     "INVALID_CURSOR": 400,
@@ -99,9 +101,9 @@ def invalid(pointer: str, detail: str, *, code: str = "validation_error") -> Pro
     return Problem(422, code, "The request is not valid.", errors=[{"pointer": pointer, "detail": detail}])
 
 
-def unavailable(detail: str, *, code: str = "unavailable") -> Problem:
+def unavailable(detail: str, *, code: str = "unavailable", retry_seconds: str = RETRY_SECONDS) -> Problem:
     """Worth trying again soon."""
-    return Problem(503, code, detail, headers={"Retry-After": str(RETRY_SECONDS)})
+    return Problem(503, code, detail, headers={"Retry-After": retry_seconds})
 
 
 def body_of(problem: Problem, request_id: str) -> bytes:
@@ -134,7 +136,8 @@ def of_call(error: grpc.aio.AioRpcError) -> Problem:
     if status == 404:
         return not_found()
     if status == 503:
-        return unavailable(error.details() or "")
+        retry_seconds = info.metadata.get("retry_after_seconds", RETRY_SECONDS)
+        return unavailable(error.details() or "", code=info.reason.lower(), retry_seconds=retry_seconds)
     members = {name: info.metadata[name] for name in SHOWN_METADATA if name in info.metadata}
     return Problem(status, info.reason.lower(), error.details() or "", **members)
 

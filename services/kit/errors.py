@@ -16,6 +16,9 @@ class Kind(Enum):
     PRECONDITION = grpc.StatusCode.FAILED_PRECONDITION
     EXHAUSTED = grpc.StatusCode.RESOURCE_EXHAUSTED
     UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
+    TIMEOUT = grpc.StatusCode.DEADLINE_EXCEEDED
+    # A server of somebody else's failed. Only with a reason: INTERNAL without one is a defect of ours.
+    UPSTREAM = grpc.StatusCode.INTERNAL
 
 
 class DomainError(Exception):

@@ -67,6 +67,20 @@ class _CommonReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CommonRe
     """A page token that this list did not give out."""
     COMMON_REASON_UNAVAILABLE: _CommonReason.ValueType  # 5
     """A database or another service can't be reached; try again soon."""
+    COMMON_REASON_PROVIDER_UNAVAILABLE: _CommonReason.ValueType  # 6
+    """The provider can't be reached, breaks off, or says that it is in trouble. Example: it answers 503."""
+    COMMON_REASON_PROVIDER_TIMEOUT: _CommonReason.ValueType  # 7
+    """The provider did not answer in the time that was left."""
+    COMMON_REASON_PROVIDER_RATE_LIMITED: _CommonReason.ValueType  # 8
+    """The provider asks for fewer calls, or its account has no quota left. Example: metadata {"retry_after_seconds": "20"}."""
+    COMMON_REASON_PROVIDER_AUTH_FAILED: _CommonReason.ValueType  # 9
+    """The provider does not accept the key it was given."""
+    COMMON_REASON_PROVIDER_REJECTED: _CommonReason.ValueType  # 10
+    """The provider refuses the request. Example: it has no such model."""
+    COMMON_REASON_PROVIDER_BAD_RESPONSE: _CommonReason.ValueType  # 11
+    """The provider's answer can't be understood. Example: its JSON is cut off."""
+    COMMON_REASON_CONTENT_FILTERED: _CommonReason.ValueType  # 12
+    """The provider's safety system refused the content."""
 
 class CommonReason(_CommonReason, metaclass=_CommonReasonEnumTypeWrapper):
     """Why a call common to all services failed; travels as google.rpc.ErrorInfo.reason without the prefix."""
@@ -83,6 +97,20 @@ COMMON_REASON_INVALID_CURSOR: CommonReason.ValueType  # 4
 """A page token that this list did not give out."""
 COMMON_REASON_UNAVAILABLE: CommonReason.ValueType  # 5
 """A database or another service can't be reached; try again soon."""
+COMMON_REASON_PROVIDER_UNAVAILABLE: CommonReason.ValueType  # 6
+"""The provider can't be reached, breaks off, or says that it is in trouble. Example: it answers 503."""
+COMMON_REASON_PROVIDER_TIMEOUT: CommonReason.ValueType  # 7
+"""The provider did not answer in the time that was left."""
+COMMON_REASON_PROVIDER_RATE_LIMITED: CommonReason.ValueType  # 8
+"""The provider asks for fewer calls, or its account has no quota left. Example: metadata {"retry_after_seconds": "20"}."""
+COMMON_REASON_PROVIDER_AUTH_FAILED: CommonReason.ValueType  # 9
+"""The provider does not accept the key it was given."""
+COMMON_REASON_PROVIDER_REJECTED: CommonReason.ValueType  # 10
+"""The provider refuses the request. Example: it has no such model."""
+COMMON_REASON_PROVIDER_BAD_RESPONSE: CommonReason.ValueType  # 11
+"""The provider's answer can't be understood. Example: its JSON is cut off."""
+COMMON_REASON_CONTENT_FILTERED: CommonReason.ValueType  # 12
+"""The provider's safety system refused the content."""
 Global___CommonReason: _TypeAlias = CommonReason  # noqa: Y015
 
 @_typing.final
