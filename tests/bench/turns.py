@@ -1,0 +1,200 @@
+"""Turns per second and their latency over REST, beside a rival on the same machine, cores and provider fake.
+
+    python -m tests.bench.turns                                  # this product
+    python -m tests.bench.turns --litellm /path/to/bin/litellm   # and the LiteLLM proxy: two workers, no database
+
+Everything runs on loopback and stops by itself. What is compared are figures of one run: machines differ.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import itertools
+import os
+import signal
+import statistics
+import subprocess
+import tempfile
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import aiohttp
+import psutil
+import uvloop
+
+from deploy.local.postgres import Postgres
+from deploy.local.server import LOOPBACK, free_port
+from services.kit import migrations
+from tests.integration.stack import ROOT, Stack
+
+SESSIONS, WORKSPACES = 200, 8
+WARM_UP_TURNS = 200
+QUESTION = "What is the capital of France?"
+LITELLM_START_SECONDS = 90.0
+
+Turn = Callable[[int], Awaitable[None]]
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What one measurement found."""
+
+    name: str
+    connections: int
+    per_second: float
+    p50_ms: float
+    p99_ms: float
+    cpu_ms: float
+
+    def __str__(self) -> str:
+        return (
+            f"{self.name:<10} {self.connections:>3} connections  {self.per_second:7.1f}/s  p50 {self.p50_ms:7.1f} ms  "
+            f"p99 {self.p99_ms:7.1f} ms  {self.cpu_ms:5.1f} ms of CPU a turn"
+        )
+
+
+async def measure(name: str, turn: Turn, *, connections: int, seconds: float, root_pids: list[int]) -> Figures:
+    """Keep so many connections busy for so long. `turn` gets the connection's number."""
+    took: list[float] = []
+    stop_at = time.perf_counter() + seconds
+
+    async def keep_busy(connection: int) -> None:
+        while time.perf_counter() < stop_at:
+            started = time.perf_counter()
+            await turn(connection)
+            took.append(time.perf_counter() - started)
+
+    before, started = _cpu_seconds(root_pids), time.perf_counter()
+    await asyncio.gather(*(keep_busy(connection) for connection in range(connections)))
+    elapsed = time.perf_counter() - started
+    percentiles = statistics.quantiles(took, n=100)
+    return Figures(
+        name,
+        connections,
+        len(took) / elapsed,
+        percentiles[49] * 1_000,
+        percentiles[98] * 1_000,
+        (_cpu_seconds(root_pids) - before) / len(took) * 1_000,
+    )
+
+
+def _cpu_seconds(root_pids: list[int]) -> float:
+    processes = [psutil.Process(pid) for pid in root_pids]
+    everyone = {child for process in processes for child in (process, *process.children(recursive=True))}
+    return float(sum(sum(process.cpu_times()[:2]) for process in everyone))
+
+
+@contextmanager
+def product(folder: Path) -> Iterator[Stack]:
+    """The product on a durable Postgres, one process of each service."""
+    with Postgres(folder / "postgres") as postgres:
+        url = postgres.create_database("bench")
+        for service in ("billing", "chat"):
+            migrations.upgrade(ROOT / "services" / service / "migrations", service, url)
+        with Stack(folder, url, env={"LOG_LEVEL": "warning", "BILLING_SIGNUP_CREDITS": "1000"}) as stack:
+            yield stack
+
+
+async def product_turn(stack: Stack, http: aiohttp.ClientSession) -> Turn:
+    """A sync send; each connection walks its own sessions."""
+    users = [stack.user(f"user{number}") for number in range(WORKSPACES)]
+    targets = []
+    for number in range(SESSIONS):
+        user = users[number % WORKSPACES]
+        targets.append((stack.gateway_urls[0] + user.messages(await user.new_session()), user.token))
+    for user in users:
+        await user.aclose()
+    walks = [itertools.cycle(targets[start::32]) for start in range(32)]
+
+    async def turn(connection: int) -> None:
+        url, token = next(walks[connection])
+        body = {"role": "user", "content": QUESTION}
+        async with http.post(url, json=body, headers={"Authorization": f"Bearer {token}"}) as response:
+            assert response.status == 201, await response.text()
+            await response.read()
+
+    return turn
+
+
+@contextmanager
+def litellm(binary: str, openai_url: str, folder: Path) -> Iterator[tuple[str, int]]:
+    """LiteLLM's proxy with two workers in front of the same fake; its URL and process."""
+    config = folder / "litellm.yaml"
+    config.write_text(
+        "model_list:\n"
+        "  - model_name: fake\n"
+        f"    litellm_params: {{model: openai/gpt-4o-mini, api_base: '{openai_url}/v1', api_key: sk-bench}}\n"
+    )
+    port = free_port()
+    argv = [binary, "--config", str(config), "--host", LOOPBACK, "--port", str(port), "--num_workers", "2"]
+    env = {"PATH": f"{Path(binary).parent}:{os.defpath}", "LITELLM_LOCAL_MODEL_COST_MAP": "True", "HOME": str(folder)}
+    with (folder / "litellm.log").open("wb") as log:
+        process = subprocess.Popen(argv, env=env, stdout=log, stderr=log, start_new_session=True)
+        try:
+            yield f"http://{LOOPBACK}:{port}", process.pid
+        finally:
+            os.killpg(process.pid, signal.SIGTERM)
+            process.wait(20)
+
+
+async def litellm_turn(url: str, http: aiohttp.ClientSession) -> Turn:
+    """A chat completion, once the proxy answers."""
+    body = {"model": "fake", "messages": [{"role": "user", "content": QUESTION}]}
+
+    async def turn(_connection: int) -> None:
+        async with http.post(f"{url}/v1/chat/completions", json=body) as response:
+            assert response.status == 200, await response.text()
+            await response.read()
+
+    deadline = time.monotonic() + LITELLM_START_SECONDS
+    while True:
+        try:
+            await turn(0)
+            return turn
+        except (aiohttp.ClientError, AssertionError):
+            if time.monotonic() > deadline:
+                raise
+            await asyncio.sleep(0.5)
+
+
+async def run(arguments: argparse.Namespace, folder: Path) -> None:
+    """Measure one after the other, at each number of connections."""
+    with product(folder) as stack:
+        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as http:
+            turn = await product_turn(stack, http)
+            for number in range(WARM_UP_TURNS):
+                await turn(number % 32)
+            ours = [process.pid for name, process in stack.processes.items() if name not in ("openai", "gemini")]
+            for connections in arguments.connections:
+                print(
+                    await measure("product", turn, connections=connections, seconds=arguments.seconds, root_pids=ours)
+                )
+            if not arguments.litellm:
+                return
+            with litellm(arguments.litellm, stack.openai_url, folder) as (url, pid):
+                rival = await litellm_turn(url, http)
+                for _ in range(WARM_UP_TURNS):
+                    await rival(0)
+                for connections in arguments.connections:
+                    seconds = arguments.seconds
+                    print(await measure("litellm", rival, connections=connections, seconds=seconds, root_pids=[pid]))
+
+
+def main() -> None:
+    """Parse the command line and measure."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--connections", type=int, nargs="+", default=[1, 32])
+    parser.add_argument("--seconds", type=float, default=10.0, help="per measurement, at most 60")
+    parser.add_argument("--litellm", help="the litellm executable of an environment with litellm[proxy]")
+    arguments = parser.parse_args()
+    arguments.seconds = min(arguments.seconds, 60.0)
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        uvloop.run(run(arguments, Path(folder)))
+
+
+if __name__ == "__main__":
+    main()
