@@ -99,7 +99,7 @@ lock-check: $(UV) ## Locking again must change nothing, and no index is named.
 	for group in $(GROUPS); do \
 	  $(UV) $(LOCK) $$(test $$group = dev || echo --constraints requirements/dev.txt) --group $$group -o "$$kept/$$group.txt"; \
 	done; \
-	diff -r requirements "$$kept" || { echo "requirements/ does not fit pyproject.toml: run make lock." >&2; exit 1; }; \
+	diff -rq requirements "$$kept" || { echo "requirements/ does not fit pyproject.toml: run make lock." >&2; exit 1; }; \
 	! grep -n '://' requirements/*.txt || { echo "requirements/ must not name an index." >&2; exit 1; }
 
 # --- installed ---
