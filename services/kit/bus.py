@@ -1,11 +1,17 @@
 """NATS as a hint: dials for ever, publishes without waiting, makes its stream and bucket whenever they are gone."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
 
 import nats
+import orjson
 import structlog
 from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
 from nats.js import JetStreamContext
 from nats.js.api import ConsumerConfig, KeyValueConfig, RetentionPolicy, StorageType, StreamConfig
 from nats.js.errors import BucketNotFoundError, NotFoundError
@@ -18,7 +24,14 @@ JOBS_SUBJECT = "backendai.jobs"
 JOBS_CONSUMER = "agents"
 STATUS_BUCKET = "backendai_tasks"
 STATUS_TTL_SECONDS = 3_600
+EVENTS_STREAM = "EVENTS"
 EVENTS_SUBJECT = "backendai.events"
+EVENTS_AGE_SECONDS = 3_600
+EVENTS_BYTES = 128 * 1024 * 1024
+# One page of a replay: what it may take of a reader's memory.
+PAGE_EVENTS = 128
+PAGE_BYTES = 64 * 1024
+END_OF_PAGE, NOTHING_THERE = "204", "404"
 CANCEL_SUBJECT = "backendai.cancel"
 RECONNECT_WAIT_SECONDS = 0.5
 MAX_PAYLOAD_BYTES = 900_000
@@ -27,6 +40,15 @@ MAX_PAYLOAD_BYTES = 900_000
 def events_subject(task_id: str) -> str:
     """Where one task's events are published."""
     return f"{EVENTS_SUBJECT}.{task_id}"
+
+
+@dataclass(frozen=True, slots=True)
+class EventsPage:
+    """Some of a task's stored events, oldest first; `next_start` is where the next page begins."""
+
+    payloads: list[bytes]
+    next_start: int
+    is_last: bool
 
 
 class Bus:
@@ -141,9 +163,87 @@ class Bus:
                 KeyValueConfig(bucket=STATUS_BUCKET, ttl=STATUS_TTL_SECONDS, storage=StorageType.MEMORY, direct=True)
             )
 
+    async def subscribe(self, subject: str, hear: Callable[[Msg], Awaitable[None]]) -> Subscription | None:
+        """A plain subscription, which survives reconnects; None while NATS is down."""
+        if not self.connected:
+            return None
+        try:
+            return await self.client.subscribe(subject, cb=hear)
+        except nats.errors.Error:
+            return None
+
+    async def ensure_events(self) -> None:
+        """Make the stream that keeps the tasks' events for a while, if it is missing: nobody acknowledges anything."""
+        try:
+            await self.js.stream_info(EVENTS_STREAM)
+        except NotFoundError:
+            await self.js.add_stream(
+                StreamConfig(
+                    name=EVENTS_STREAM,
+                    subjects=[f"{EVENTS_SUBJECT}.*"],
+                    storage=StorageType.MEMORY,
+                    max_age=EVENTS_AGE_SECONDS,
+                    max_bytes=EVENTS_BYTES,
+                    no_ack=True,
+                    allow_direct=True,
+                )
+            )
+
+    async def read_events(self, task_id: str, start: int | datetime, *, timeout_seconds: float) -> EventsPage | None:
+        """Stored events of a task, from a place in the stream (the first is 1) or a moment on.
+
+        One request and no consumer. None when NATS does not tell in time, or has no stream of events.
+        """
+        if not self.connected:
+            return None
+        page = _Page()
+        where: dict[str, object] = {"seq": start} if isinstance(start, int) else {"start_time": _rfc3339(start)}
+        request = {**where, "next_by_subj": events_subject(task_id), "batch": PAGE_EVENTS, "max_bytes": PAGE_BYTES}
+        inbox = self.client.new_inbox()
+        subscription = await self.subscribe(inbox, page.hear)
+        if subscription is None:
+            return None
+        try:
+            await self.client.publish(f"$JS.API.DIRECT.GET.{EVENTS_STREAM}", orjson.dumps(request), inbox)
+            async with asyncio.timeout(timeout_seconds):
+                return await page.whole
+        except (TimeoutError, nats.errors.Error):
+            return None
+        finally:
+            with suppress(nats.errors.Error):
+                await subscription.unsubscribe()
+
     async def close(self) -> None:
         """Flush what can be flushed and hang up."""
         if self._dialling is not None:
             self._dialling.cancel()
         if self.client.is_connected:
             await self.client.drain()
+
+
+class _Page:
+    """Puts the answers to one request for stored messages together."""
+
+    def __init__(self) -> None:
+        self.whole: asyncio.Future[EventsPage | None] = asyncio.get_running_loop().create_future()
+        self._payloads: list[bytes] = []
+        self._last = 0
+
+    async def hear(self, message: Msg) -> None:
+        """Take an answer; the last one is a status."""
+        headers = message.headers or {}
+        status = headers.get("Status")
+        if status is None:
+            self._payloads.append(message.data)
+            self._last = int(headers["Nats-Sequence"])
+        elif not self.whole.done():
+            self.whole.set_result(self._page(status, headers))
+
+    def _page(self, status: str, headers: dict[str, str]) -> EventsPage | None:
+        if status not in (END_OF_PAGE, NOTHING_THERE):
+            return None
+        return EventsPage(self._payloads, self._last + 1, is_last=int(headers.get("Nats-Num-Pending", 0)) == 0)
+
+
+def _rfc3339(moment: datetime) -> str:
+    return moment.astimezone(UTC).isoformat()
