@@ -35,6 +35,8 @@ class Behaviour:
     """Instead of the text: an answer of that many numbered words."""
     first_token_delay_ms: float = 0
     token_delay_ms: float = 0
+    end_delay_ms: float = 0
+    """Between the last event and the end of the body."""
     input_tokens: int = 12
     output_tokens: int = 0
     """0: as many as there are pieces."""
@@ -54,6 +56,11 @@ class Behaviour:
     error_event: an error inside the stream; hang: silence; hang_up: closes without an answer."""
     fault_after: int = 0
     """So many pieces are sent before the fault."""
+
+    @property
+    def is_slow(self) -> bool:
+        """Whether anything of the answer is waited for."""
+        return bool(self.first_token_delay_ms or self.token_delay_ms or self.end_delay_ms)
 
     @property
     def pieces(self) -> list[str]:
@@ -206,7 +213,7 @@ class FakeProvider(ABC):
         if isinstance(answer, Whole):
             await _pause(behaviour.first_token_delay_ms + behaviour.token_delay_ms * len(behaviour.pieces))
             return _whole(answer)
-        if not (behaviour.first_token_delay_ms or behaviour.token_delay_ms or behaviour.fault):
+        if not (behaviour.is_slow or behaviour.fault):
             return _at_once(answer)
         return await self._stream(request, received, answer, behaviour)
 
@@ -232,6 +239,7 @@ class FakeProvider(ABC):
         if behaviour.fault == "cut":
             return await _hang_up(request)
         await response.write(answer.tail)
+        await _pause(behaviour.end_delay_ms)
         await response.write_eof()
         return response
 

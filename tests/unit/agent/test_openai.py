@@ -199,7 +199,7 @@ async def test_tools_and_their_results_are_sent_in_openais_shape(
 
 
 async def test_calls_one_after_the_other_use_one_connection(openai: OpenAICompatible, openai_fake: FakeOpenAI) -> None:
-    openai_fake.default = Behaviour("one two three", token_delay_ms=1)
+    openai_fake.default = Behaviour("one two three", token_delay_ms=1, end_delay_ms=20)
     await collect(openai)
     await collect(openai)
     assert len({request.peer for request in openai_fake.requests}) == 1
