@@ -4,11 +4,13 @@ import asyncio
 import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import grpc
 import orjson
+import structlog
 from backendai.billing.v1 import billing_pb2
 from backendai.chat.v1 import chat_pb2, chat_pb2_grpc
 from google.protobuf.struct_pb2 import ListValue, Struct, Value
@@ -28,10 +30,12 @@ from services.agent.domain import (
     Turn,
     Usage,
 )
-from services.agent.errors import LeaseLost
+from services.agent.errors import LeaseLost, RunError
 from services.kit.errors import DomainError, Kind, Unavailable
 from services.kit.grpc_client import as_domain_error
 from services.kit.money import Tier
+
+log = structlog.get_logger()
 
 HEARTBEAT_TIMEOUT_SECONDS = 4.0
 # A heartbeat carries the answer so far for a cancel whose agent is gone; more than this of it is left out.
@@ -69,7 +73,22 @@ class Tasks:
         """Lease up to so many tasks. Unavailable when chat can't be reached."""
         request = chat_pb2.ClaimTasksRequest(worker_id=self._worker_id, limit=limit)
         response = await _call(self._stub.ClaimTasks, request)
-        return [_turn(task) for task in response.tasks]
+        turns: list[Turn] = []
+        for task in response.tasks:
+            try:
+                turns.append(_turn(task))
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                log.error("task_not_understood", task_id=task.task_id, error=type(error).__name__)
+                await self._refuse(task)
+        return turns
+
+    async def _refuse(self, task: chat_pb2.ClaimedTask) -> None:
+        """End a task that this agent can't read, rather than run into it again and again."""
+        request = chat_pb2.FailTaskRequest(
+            task_id=task.task_id, attempt=task.attempt, error_code=RunError.code, error_detail=RunError.detail
+        )
+        with suppress(DomainError, LeaseLost, grpc.aio.AioRpcError):
+            await _call(self._stub.FailTask, request)
 
     async def heartbeat(self, runs: Sequence[Progress]) -> ToStop:
         """Renew the leases of all these runs. Unavailable when chat can't be reached."""

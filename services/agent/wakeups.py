@@ -85,17 +85,17 @@ class Wakeups:
     async def keep_pulling(self) -> None:
         """Pull until closed."""
         failures = 0
+        loop = asyncio.get_running_loop()
         while not self._closed:
+            started_at = loop.time()
             try:
                 await self._pull()
-                failures = 0
             except _Broken as reason:
                 log.info("wakeups_interrupted", reason=str(reason))
-                failures = 0
             except (nats.errors.Error, TimeoutError, OSError) as error:
-                failures += 1
                 log.warning("wakeups_unavailable", error=type(error).__name__)
-            await self._pause(min(LONGEST_WAIT_SECONDS, 0.05 * 2**failures) * random.uniform(0.5, 1))
+            failures = 0 if loop.time() - started_at > SILENCE_SECONDS else failures + 1
+            await self._pause(min(LONGEST_WAIT_SECONDS, 0.01 * 2**failures) * random.uniform(0.5, 1))
 
     async def _pause(self, seconds: float) -> None:
         """Wait that long, or until NATS is connected again. Without a connection: until there is one."""

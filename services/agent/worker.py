@@ -27,7 +27,7 @@ from services.agent.tasks import STATES, Progress, Tasks, status_entry
 from services.agent.tools import Tools
 from services.agent.wakeups import Wakeups
 from services.kit.bus import CANCEL_SUBJECT, Bus
-from services.kit.errors import Unavailable
+from services.kit.errors import DomainError
 
 log = structlog.get_logger()
 
@@ -110,8 +110,8 @@ class Worker:
         """One claim for all that has come. A wake-up is forgotten as soon as chat has answered, whatever it said."""
         try:
             turns = await self._tasks.claim(len(wakeups))
-        except (Unavailable, grpc.aio.AioRpcError) as error:
-            log.warning("claim_failed", error=type(error).__name__)
+        except (DomainError, grpc.aio.AioRpcError) as error:
+            log.warning("claim_failed", error=_name(error))
             await self._wakeups.hand_back(wakeups, delay_seconds=HAND_BACK_SECONDS)
             self._wakeups.release(len(wakeups))
             return False
@@ -194,8 +194,8 @@ class Worker:
             if run.stopped is Stop.LOST:
                 raise LeaseLost from None
             log.error("end_not_reported", task_id=turn.task_id, attempt=turn.attempt)
-        except grpc.aio.AioRpcError as error:
-            log.error("end_refused", task_id=turn.task_id, attempt=turn.attempt, code=error.code().name)
+        except (DomainError, grpc.aio.AioRpcError) as error:
+            log.error("end_refused", task_id=turn.task_id, attempt=turn.attempt, error=_name(error))
         else:
             await self._put_status(turn, STATES[type(end)])
 
@@ -213,8 +213,8 @@ class Worker:
     async def _beat(self, runs: Mapping[str, Run]) -> None:
         try:
             to_stop = await self._tasks.heartbeat([Progress(run.turn, run.text, run.usage) for run in runs.values()])
-        except (Unavailable, grpc.aio.AioRpcError) as error:
-            log.warning("heartbeat_failed", runs=len(runs), error=type(error).__name__)
+        except (DomainError, grpc.aio.AioRpcError) as error:
+            log.warning("heartbeat_failed", runs=len(runs), error=_name(error))
             return
         for task_id in to_stop.lost:
             runs[task_id].stop(Stop.LOST)
@@ -240,6 +240,11 @@ class Worker:
         run = self._runs.get(message.data.decode(errors="replace"))
         if run is not None:
             run.stop(Stop.CANCELLED)
+
+
+def _name(error: DomainError | grpc.aio.AioRpcError) -> str:
+    """What chat has answered, in a word."""
+    return error.reason if isinstance(error, DomainError) else str(error.code().name)
 
 
 def _where(error: BaseException) -> dict[str, object]:

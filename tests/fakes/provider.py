@@ -8,6 +8,7 @@ A server answers every request as its default behaviour says, or as the next one
 import argparse
 import asyncio
 import json
+import logging
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -21,6 +22,10 @@ from aiohttp import web
 KEPT_REQUESTS = 5_000
 WAIT_SECONDS = 10.0
 KEY_HEADERS = ("authorization", "x-goog-api-key")
+
+# A fault that was asked for is no news.
+_quiet = logging.getLogger("tests.fakes")
+_quiet.disabled = True
 
 Frames = Sequence[bytes]
 Provider = TypeVar("Provider", bound="FakeProvider")
@@ -164,7 +169,7 @@ class FakeProvider(ABC):
 
     async def __aenter__(self) -> Self:
         self._server = web.ServerRunner(
-            web.Server(self._handle, handler_cancellation=True, access_log=None), shutdown_timeout=0.1
+            web.Server(self._handle, handler_cancellation=True, access_log=None, logger=_quiet), shutdown_timeout=0.1
         )
         await self._server.setup()
         site = web.TCPSite(self._server, "127.0.0.1", self.port)

@@ -119,6 +119,18 @@ async def test_a_tool_round_is_kept_with_what_it_cost(
 
 
 @frameworks
+async def test_each_step_has_its_own_number_and_cost(
+    framework: str, openai: OpenAICompatible, openai_fake: FakeOpenAI
+) -> None:
+    openai_fake.queue.append(Behaviour("", tool_calls=ADD_CALL, output_tokens=5))
+    openai_fake.queue.append(Behaviour("", tool_calls=ADD_CALL, output_tokens=7))
+    stage = on_stage(openai)
+    await stage.answer(framework)
+    assert [(step.number, step.usage) for step in stage.kept] == [(1, Usage(12, 5)), (2, Usage(12, 7))]
+    assert stage.run.usage == Usage(36, 18)
+
+
+@frameworks
 async def test_a_later_attempt_goes_on_after_the_kept_steps(
     framework: str, openai: OpenAICompatible, openai_fake: FakeOpenAI
 ) -> None:

@@ -18,7 +18,15 @@ from deploy.local.nats import Nats
 from deploy.local.server import free_port
 from services.agent.providers.openai import OpenAICompatible
 from services.agent.tools import Tool, Tools
-from services.kit.bus import CANCEL_SUBJECT, JOBS_CONSUMER, JOBS_STREAM, JOBS_SUBJECT, Bus, events_subject
+from services.kit.bus import (
+    CANCEL_SUBJECT,
+    JOBS_CONSUMER,
+    JOBS_STREAM,
+    JOBS_SUBJECT,
+    STATUS_BUCKET,
+    Bus,
+    events_subject,
+)
 from tests.fakes.chat import FakeChat
 from tests.fakes.openai import FakeOpenAI
 from tests.fakes.provider import Behaviour
@@ -59,6 +67,15 @@ async def queue_is_empty(bus: Bus) -> None:
         return (await bus.js.stream_info(JOBS_STREAM)).state.messages == 0
 
     await eventually(nothing_is_left)
+
+
+async def has_status_bucket(bus: Bus) -> bool:
+    """Whether statuses are kept."""
+    try:
+        await bus.js.key_value(STATUS_BUCKET)
+    except NotFoundError:
+        return False
+    return True
 
 
 async def reconnected(bus: Bus) -> None:
@@ -177,6 +194,20 @@ async def test_a_task_that_can_not_run_here_fails_at_once(
         await wake(bus)
         await chat.until(lambda: chat.failed)
     assert chat.failed[0].error_code == code
+
+
+async def test_a_task_that_can_not_be_read_fails_and_the_others_of_its_claim_run(
+    chat: FakeChat, bus: Bus, nats_server: Nats, openai: OpenAICompatible
+) -> None:
+    unreadable = chat.add(history=[chat_pb2.Message(role="assistant", tool_calls_json="{")])
+    readable = chat.add()
+    await wake(bus, 2)
+    await bus.client.flush()
+    async with working(chat, nats_server.url, openai):
+        await chat.until(lambda: chat.completed and chat.failed)
+    assert chat.failed[0].task_id == unreadable.task_id
+    assert chat.failed[0].error_code == "internal_error"
+    assert chat.completed[0].task_id == readable.task_id
 
 
 async def test_the_deadline_ends_a_run(
@@ -518,10 +549,10 @@ async def test_a_server_that_is_killed_and_comes_back_empty_is_worked_with_again
             await asyncio.to_thread(server.start)
             await reconnected(bus)
             await ready(bus)
+            await eventually(lambda: has_status_bucket(bus))
             chat.add()
             await wake(bus)
             await chat.until(lambda: len(chat.completed) == 2)
-            assert await bus.find_status(chat.completed[1].task_id, timeout_seconds=1) is not None
 
 
 async def test_a_stopped_server_that_goes_on_is_noticed(
