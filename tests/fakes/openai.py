@@ -229,8 +229,8 @@ def _completion(model: str, behaviour: Behaviour) -> Whole:
         return Whole(b'{"id": "chatcmpl-CPmZ", "object": "chat.comp')
     message: dict[str, Any] = {
         "role": "assistant",
-        "content": behaviour.answer or None,
-        "refusal": None,
+        "content": None if behaviour.refusal else behaviour.answer or None,
+        "refusal": behaviour.refusal or None,
         "annotations": [],
     }
     if behaviour.tool_calls:

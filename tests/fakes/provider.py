@@ -52,6 +52,8 @@ class Behaviour:
     """In OpenAI's words: stop, length, content_filter."""
     tool_calls: tuple[tuple[str, str], ...] = ()
     """Tools to call, as name and JSON arguments, after the text."""
+    refusal: str = ""
+    """OpenAI's word for an answer that the model won't give; sent whole, instead of the text."""
     error: str = ""
     """The name of one of the provider's errors, sent instead of an answer. See ERRORS of each fake."""
     retry_after: str = ""
@@ -216,6 +218,10 @@ class FakeProvider(ABC):
             return await _hang_up(request)
         answer = self.render(request.path_qs, orjson.loads(received.body), behaviour)
         if isinstance(answer, Whole):
+            if behaviour.fault == "hang":
+                await asyncio.Event().wait()
+            if behaviour.fault == "cut":
+                return await _cut(request, answer)
             await _pause(behaviour.first_token_delay_ms + behaviour.token_delay_ms * len(behaviour.pieces))
             return _whole(answer)
         if not (behaviour.is_slow or behaviour.fault):
@@ -283,6 +289,14 @@ def _at_once(answer: Stream) -> web.Response:
     )
     response.enable_chunked_encoding()
     return response
+
+
+async def _cut(request: web.BaseRequest, answer: Whole) -> web.StreamResponse:
+    """Send the first half and break the connection off."""
+    response = web.StreamResponse(headers={"Content-Type": "application/json", "Content-Length": str(len(answer.body))})
+    await response.prepare(request)
+    await response.write(answer.body[: len(answer.body) // 2])
+    return await _hang_up(request)
 
 
 async def _hang_up(request: web.BaseRequest) -> web.StreamResponse:
