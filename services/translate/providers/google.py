@@ -1,0 +1,123 @@
+"""Gemini through google-genai."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import httpx2
+from google import genai
+from google.genai import errors as sdk_errors
+from google.genai import types
+
+from services.kit import upstream
+from services.kit.upstream import (
+    ContentFiltered,
+    ProviderBadResponse,
+    ProviderTimeout,
+    ProviderUnavailable,
+    UpstreamError,
+)
+from services.translate.domain import Answer, Job, Usage
+from services.translate.providers import CutOff
+from services.translate.providers.wire import INSTRUCTIONS, Translated, answer_of, message_of, read
+
+# The stable one lacks what new models need.
+API_VERSION = "v1beta"
+FILTERED = frozenset({"SAFETY", "RECITATION", "BLOCKLIST", "PROHIBITED_CONTENT", "SPII", "LANGUAGE"})
+# The fields of wire.Translated in the words of Gemini, whose schemas know no additionalProperties.
+SCHEMA = types.Schema(
+    type=types.Type.OBJECT,
+    properties={
+        name: types.Schema(type=types.Type.STRING, description=field.description)
+        for name, field in Translated.model_fields.items()
+    },
+    required=list(Translated.model_fields),
+    property_ordering=list(Translated.model_fields),
+)
+
+
+class Google:
+    """Gemini's API with a response schema."""
+
+    name = "google"
+
+    def __init__(self, model: str, *, api_key: str, base_url: str | None = None) -> None:
+        self.model = model
+        self._http = httpx2.AsyncClient()
+        options = types.HttpOptions(
+            base_url=base_url,
+            api_version=API_VERSION,
+            httpx_async_client=self._http,
+            # Without options of its own the SDK retries a broken connection by itself.
+            retry_options=types.HttpRetryOptions(attempts=1),
+        )
+        self._client = genai.Client(vertexai=False, api_key=api_key, http_options=options)
+
+    async def translate(self, job: Job, *, output_tokens: int) -> Answer:
+        """See Provider."""
+        try:
+            response = await self._client.aio.models.generate_content(
+                model=self.model,
+                contents=[types.Content(role="user", parts=[types.Part(text=message_of(job))])],
+                config=types.GenerateContentConfig(
+                    system_instruction=INSTRUCTIONS,
+                    response_mime_type="application/json",
+                    response_schema=SCHEMA,
+                    max_output_tokens=output_tokens,
+                    automatic_function_calling=types.AutomaticFunctionCallingConfig(disable=True),
+                ),
+            )
+        except sdk_errors.APIError as error:
+            raise _meaning(error) from None
+        except httpx2.TimeoutException:
+            raise ProviderTimeout from None
+        except (httpx2.RequestError, OSError):
+            raise ProviderUnavailable(f"The connection to {self.name} failed.") from None
+        except (ValueError, TypeError, AttributeError):  # no JSON, or of another shape
+            raise ProviderBadResponse from None
+        return answer_of(job, read(_text(response)), _usage(response))
+
+    async def close(self) -> None:
+        """Hang up."""
+        await self._http.aclose()
+
+
+def _text(response: types.GenerateContentResponse) -> str:
+    """What the model wrote, without its thoughts."""
+    feedback = response.prompt_feedback
+    if feedback is not None and feedback.block_reason is not None:
+        raise ContentFiltered
+    if not response.candidates:
+        raise ProviderBadResponse
+    candidate = response.candidates[0]
+    reason = candidate.finish_reason.value if candidate.finish_reason is not None else ""
+    if reason in FILTERED:
+        raise ContentFiltered
+    if reason == "MAX_TOKENS":
+        raise CutOff
+    parts = candidate.content.parts if candidate.content is not None else None
+    return "".join(part.text or "" for part in parts or () if not part.thought)
+
+
+def _usage(response: types.GenerateContentResponse) -> Usage | None:
+    """Thinking is counted apart from the answer, and paid for like it."""
+    usage = response.usage_metadata
+    if usage is None:
+        return None
+    return Usage(usage.prompt_token_count or 0, (usage.candidates_token_count or 0) + (usage.thoughts_token_count or 0))
+
+
+def _meaning(error: sdk_errors.APIError) -> UpstreamError:
+    entries = list(_details(error.details))
+    reasons = tuple(str(entry["reason"]) for entry in entries if "reason" in entry)
+    headers = {name.lower(): value for name, value in getattr(error.response, "headers", {}).items()}
+    for entry in entries:
+        # Gemini says how long to wait in the body: {"@type": "...RetryInfo", "retryDelay": "34s"}.
+        if delay := str(entry.get("retryDelay", "")).removesuffix("s"):
+            headers.setdefault("retry-after", delay)
+    return upstream.of_status(Google.name, error.code or 500, codes=(error.status, *reasons), headers=headers)
+
+
+def _details(body: Any) -> Iterator[Mapping[str, Any]]:
+    fields = body.get("error", body) if isinstance(body, Mapping) else {}
+    details = fields.get("details") if isinstance(fields, Mapping) else None
+    yield from (entry for entry in details or () if isinstance(entry, Mapping))
