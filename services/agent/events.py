@@ -1,7 +1,8 @@
 """What a run tells while it runs: deltas, tool calls and results, numbered, on the task's own subject."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from itertools import groupby
 
 from backendai.chat.v1.chat_pb2 import Reset, TaskEvent, ToolResult
 from backendai.chat.v1.chat_pb2 import ToolCall as ToolCallEvent
@@ -11,6 +12,8 @@ from services.kit.bus import events_subject
 
 # Deltas that come closer together are joined.
 JOIN_SECONDS = 0.005
+# What is told again comes in pieces of this size at most.
+PIECE_CHARACTERS = 100_000
 
 Publish = Callable[[str, bytes], Awaitable[None]]
 
@@ -25,6 +28,8 @@ class Events:
         self._not_before = 0.0
         self._due: asyncio.Handle | None = None
         self._flushes: set[asyncio.Task[None]] = set()
+        self._telling = asyncio.Lock()  # numbers go out in their order
+        self._told: list[str | TaskEvent] = []
         self.last = 0
         """The number of the last event that was published."""
 
@@ -54,7 +59,15 @@ class Events:
             text = "".join(self._buffer)
             self._buffer.clear()
             self._not_before = self._loop.time() + JOIN_SECONDS
+            self._told.append(text)
             await self._tell(TaskEvent(delta=text))
+
+    async def tell_again(self) -> None:
+        """Void what this attempt has told, and tell it all anew: anybody may have missed any of it."""
+        await self.flush()
+        if self._told:
+            told = _joined(self._told)
+            await self._tell(TaskEvent(reset=Reset()), *told)
 
     async def reset(self) -> None:
         """Tell that what earlier attempts have told is void."""
@@ -64,15 +77,34 @@ class Events:
         """Tell that a tool is called."""
         await self.flush()
         event = ToolCallEvent(id=call.id, name=call.name, arguments_json=call.arguments)
-        await self._tell(TaskEvent(tool_call=event))
+        await self._tell_tool(TaskEvent(tool_call=event))
 
     async def tool_result(self, message: Message) -> None:
         """Tell what a tool has answered."""
         await self.flush()
         result = ToolResult(tool_call_id=message.tool_call_id, content=message.content)
-        await self._tell(TaskEvent(tool_result=result))
+        await self._tell_tool(TaskEvent(tool_result=result))
 
-    async def _tell(self, event: TaskEvent) -> None:
-        self.last += 1
-        event.attempt, event.seq = self._attempt, self.last
-        await self._publish(self._subject, event.SerializeToString())
+    async def _tell_tool(self, event: TaskEvent) -> None:
+        self._told.append(event)
+        await self._tell(event)
+
+    async def _tell(self, *events: TaskEvent) -> None:
+        async with self._telling:
+            for event in events:
+                self.last += 1
+                event.attempt, event.seq = self._attempt, self.last
+                await self._publish(self._subject, event.SerializeToString())
+
+
+def _joined(told: Sequence[str | TaskEvent]) -> list[TaskEvent]:
+    """What was told in as few events as possible."""
+    events: list[TaskEvent] = []
+    for is_text, group in groupby(told, key=lambda piece: isinstance(piece, str)):
+        if is_text:
+            text = "".join(piece for piece in group if isinstance(piece, str))
+            pieces = range(0, len(text), PIECE_CHARACTERS)
+            events += [TaskEvent(delta=text[start : start + PIECE_CHARACTERS]) for start in pieces]
+        else:
+            events += [event for event in group if isinstance(event, TaskEvent)]
+    return events

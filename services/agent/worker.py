@@ -37,6 +37,8 @@ REPORT_SECONDS_AFTER_DEADLINE = 60.0
 LONGEST_CLAIM_WAIT_SECONDS = 5.0
 # Wake-ups of a claim that failed come again after so long, perhaps to an agent that reaches chat.
 HAND_BACK_SECONDS = 1.0
+# So often the agent looks whether NATS has lost what is kept there.
+PREPARE_SECONDS = 10.0
 
 
 class Worker:
@@ -225,16 +227,28 @@ class Worker:
                 await self._put_status(run.turn, chat_pb2.TASK_STATE_PROCESSING)
 
     async def _keep_listening(self) -> None:
-        """Listen for cancels, which heartbeats bring as well, and have the status bucket made where it is gone."""
+        """Listen for cancels, which heartbeats bring as well. After NATS was away, tell again what runs have told."""
         await self._connected.wait()
         await self._bus.client.subscribe(CANCEL_SUBJECT, cb=self._on_cancel)
         while True:
-            await self._connected.wait()
-            self._connected.clear()
+            if self._connected.is_set():
+                self._connected.clear()
+                await self._prepare_nats()
+                for run in list(self._runs.values()):
+                    await run.events.tell_again()
+            elif self._bus.connected:
+                await self._prepare_nats()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(PREPARE_SECONDS):
+                    await self._connected.wait()
+
+    async def _prepare_nats(self) -> None:
+        """Have the status bucket and the stream of events made where they are gone."""
+        for prepare in (self._bus.ensure_status, self._bus.ensure_events):
             try:
-                await self._bus.ensure_status()
+                await prepare()
             except Exception as error:
-                log.warning("status_bucket_unavailable", error=type(error).__name__)
+                log.warning("nats_not_prepared", error=type(error).__name__)
 
     async def _on_cancel(self, message: Msg) -> None:
         run = self._runs.get(message.data.decode(errors="replace"))
