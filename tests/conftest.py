@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -15,9 +16,19 @@ _copies = count(1)
 
 
 @pytest.fixture(scope="session")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
+def open_folder() -> Iterator[Path]:
+    """A folder that a server may use which runs as another user.
+
+    pytest's own are closed to others, again at each start of another pytest: a server in one would lose its files.
+    """
+    with TemporaryDirectory(prefix="backendai-tests-") as folder:
+        yield Path(folder)
+
+
+@pytest.fixture(scope="session")
+def postgres(open_folder: Path) -> Iterator[Postgres]:
     """The server, for as long as the tests run."""
-    with Postgres(tmp_path_factory.mktemp("postgres"), settings=FAST) as server:
+    with Postgres(open_folder / "postgres", settings=FAST) as server:
         yield server
 
 

@@ -64,9 +64,9 @@ def settings_for(database_url: str) -> Settings:
 
 @pytest.mark.timeout(60)
 async def test_without_postgres_it_serves_unavailable_until_postgres_is_there(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    open_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    postgres = Postgres(tmp_path / "postgres", settings=FAST)
+    postgres = Postgres(open_folder / "late", settings=FAST)
     postgres.prepare()
     async with running(settings_for(postgres.url)) as channel:
         started = time.monotonic()
