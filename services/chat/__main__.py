@@ -71,7 +71,7 @@ async def main(settings: Settings, stop: asyncio.Event) -> None:
     sessions = SessionUseCases(
         session_store, SearchStore(engine), catalogs=catalogs, billing=billing, announcer=announcer
     )
-    shares = ShareUseCases(session_store, ShareStore(database))
+    shares = ShareUseCases(session_store, ShareStore(engine, database))
     add_ChatServiceServicer_to_server(ChatServicer(sessions, turns, shares), server.grpc)
     add_TaskServiceServicer_to_server(
         TaskServicer(RunUseCases(runs, catalogs, settler, history_messages=settings.chat_history_messages)), server.grpc

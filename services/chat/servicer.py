@@ -57,7 +57,9 @@ class ChatServicer(rpc.ChatServiceServicer):
         """See the proto."""
         caller, query, status = to_caller(request.caller), to_page_query(request.page), STATUS_OF.get(request.status)
         if request.search:
-            page = await self._sessions.search_sessions(caller, query, request.search, status=status)
+            page = await self._sessions.search_sessions(
+                caller, query, request.search, owned=request.scope != pb.SESSION_SCOPE_SHARED, status=status
+            )
         else:
             page = await self._sessions.list_sessions(
                 caller,
@@ -127,14 +129,17 @@ class ChatServicer(rpc.ChatServiceServicer):
 
     async def TogglePublic(self, request: pb.TogglePublicRequest, context: Context) -> pb.TogglePublicResponse:
         """See the proto."""
-        session = await self._shares.toggle_public(to_caller(request.caller), _session(request))
+        session_id = _session(request)
+        key = _key(request, f"toggle-public:{session_id}")
+        session = await self._shares.toggle_public(to_caller(request.caller), session_id, key)
         return pb.TogglePublicResponse(session=session_to_proto(session))
 
     async def ShareSession(self, request: pb.ShareSessionRequest, context: Context) -> pb.ShareSessionResponse:
         """See the proto."""
+        session_id = _session(request)
         permission = Permission.WRITE if request.permission == pb.PERMISSION_WRITE else Permission.READ
         share, created = await self._shares.share_session(
-            to_caller(request.caller), _session(request), request.user_id, permission
+            to_caller(request.caller), session_id, request.user_id, permission, _key(request, f"share:{session_id}")
         )
         return pb.ShareSessionResponse(share=share_to_proto(share), created=created)
 

@@ -34,24 +34,35 @@ CLAIM = text(
 FIND = text(
     """
     select fingerprint, resource_id from chat.idempotency_keys
-    where user_id = :user_id and route = :route and key = :key
+    where user_id = :user_id and route = :route and key = :key and created_at >= now() - cast(:life as interval)
     """
 )
 
 
 async def claim(connection: AsyncConnection, key: Key, resource_id: UUID) -> UUID | None:
     """Bind the key to `resource_id` in the caller's transaction; the twin's resource when the key is bound already."""
-    parameters = {"user_id": key.user_id, "route": key.route, "key": key.key}
+    parameters = {
+        "user_id": key.user_id,
+        "route": key.route,
+        "key": key.key,
+        "fingerprint": key.fingerprint,
+        "resource": resource_id,
+        "life": IDEMPOTENCY_KEY_LIFE,
+    }
     while True:
-        claimed = await connection.execute(
-            CLAIM,
-            {**parameters, "fingerprint": key.fingerprint, "resource": resource_id, "life": IDEMPOTENCY_KEY_LIFE},
-        )
-        if claimed.one_or_none() is not None:
+        if (await connection.execute(CLAIM, parameters)).one_or_none() is not None:
             return None
-        twin = (await connection.execute(FIND, parameters)).one_or_none()
-        if twin is None:  # removed between the two statements: its turn was refused, so this one is the first
-            continue
-        if twin.fingerprint != key.fingerprint:
-            raise IdempotencyKeyReused
-        return UUID(str(twin.resource_id))
+        twin = await find(connection, key)
+        if twin is not None:  # else removed between the two statements: its turn was refused, so this one is the first
+            return twin
+
+
+async def find(connection: AsyncConnection, key: Key) -> UUID | None:
+    """What the key is bound to; None when it is free."""
+    parameters = {"user_id": key.user_id, "route": key.route, "key": key.key, "life": IDEMPOTENCY_KEY_LIFE}
+    twin = (await connection.execute(FIND, parameters)).one_or_none()
+    if twin is None:
+        return None
+    if twin.fingerprint != key.fingerprint:
+        raise IdempotencyKeyReused
+    return UUID(str(twin.resource_id))

@@ -74,6 +74,12 @@ class SessionStore:
         self._engine = engine
         self._autocommit = autocommit(engine)
 
+    async def find_twin(self, key: idempotency.Key) -> SessionId | None:
+        """The session that the key has opened before."""
+        async with self._autocommit.connect() as connection:
+            twin = await idempotency.find(connection, key)
+        return SessionId(twin) if twin is not None else None
+
     async def add(
         self, caller: Caller, session_id: SessionId, settings: SessionSettings, key: idempotency.Key | None
     ) -> SessionId:

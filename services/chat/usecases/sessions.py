@@ -45,11 +45,16 @@ class SessionUseCases:
         self._catalogs, self._billing, self._announcer = catalogs, billing, announcer
 
     async def create_session(self, caller: Caller, settings: SessionSettings, key: Key | None) -> Session:
-        """Open a session, if the workspace can pay for a first answer. Nothing is held."""
+        """Open a session, if the workspace can pay for a first answer. Nothing is held.
+
+        With a key that has opened one before, it is that one as it is now, whatever could be opened now.
+        """
         if not caller.is_member:
             raise NotFound
         if not caller.may_write:
             raise PermissionDenied
+        if key is not None and (twin := await self._store.find_twin(key)) is not None:
+            return await self._store.get(caller, twin)
         settings = await self._complete(settings)
         await self._billing.check(caller.workspace_id)
         session_id = await self._store.add(caller, SessionId(new_id()), settings, key)
@@ -79,12 +84,14 @@ class SessionUseCases:
         return page
 
     async def search_sessions(
-        self, caller: Caller, query: PageQuery, words: str, *, status: SessionStatus | None
+        self, caller: Caller, query: PageQuery, words: str, *, owned: bool = True, status: SessionStatus | None
     ) -> Page[Session]:
-        """The caller's own sessions with the words in their name or messages, best first."""
+        """The caller's own sessions with the words in name or messages, best first; nothing of what others own."""
         if not caller.is_member:
             raise NotFound
         check_search(words)
+        if not owned:
+            return Page((), "", "")
         return await self._search.page(caller, query, words, status=status)
 
     async def update_session(

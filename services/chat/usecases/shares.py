@@ -4,6 +4,7 @@ from uuid import UUID
 
 from services.chat.domain import Caller, Permission, PublicSession, Session, SessionId, Share, check_user_id
 from services.chat.errors import ShareWithOwner
+from services.chat.store.idempotency import Key
 from services.chat.store.sessions import SessionStore
 from services.chat.store.shares import ShareStore
 from services.kit.errors import NotFound, PermissionDenied
@@ -17,15 +18,18 @@ class ShareUseCases:
         self._sessions, self._shares = sessions, shares
 
     async def share_session(
-        self, caller: Caller, session_id: SessionId, user_id: str, permission: Permission
+        self, caller: Caller, session_id: SessionId, user_id: str, permission: Permission, key: Key | None = None
     ) -> tuple[Share, bool]:
-        """Let a user reach the session; whether the share is new."""
+        """Let a user reach the session; whether the share is new.
+
+        A key that has shared before changes nothing: it brings that share as it is now, or NotFound.
+        """
         await self._require_owner(caller, session_id)
         check_user_id(user_id)
         if user_id == caller.user_id:
             raise ShareWithOwner
-        shared = await self._shares.share(caller, session_id, user_id, permission)
-        if shared is None:  # deleted since it was looked at
+        shared = await self._shares.share(caller, session_id, user_id, permission, key)
+        if shared is None:  # deleted since it was looked at, or taken back since the same key gave it
             raise NotFound
         return shared
 
@@ -43,9 +47,9 @@ class ShareUseCases:
             await self._require_owner(caller, session_id)
             raise NotFound
 
-    async def toggle_public(self, caller: Caller, session_id: SessionId) -> Session:
-        """Switch the public link on, with a new id, or off."""
-        if not await self._shares.toggle_public(caller, session_id):
+    async def toggle_public(self, caller: Caller, session_id: SessionId, key: Key | None = None) -> Session:
+        """Switch the public link on, with a new id, or off; with a key that has switched it before, not again."""
+        if not await self._shares.toggle_public(caller, session_id, key):
             await self._require_owner(caller, session_id)
             raise NotFound
         return await self._sessions.get(caller, session_id)

@@ -242,7 +242,7 @@ async def chat(database_url: str, billing_server: tuple[CountingBilling, str]) -
         sessions=SessionUseCases(
             SessionStore(engine), SearchStore(engine), catalogs=catalogs, billing=billing, announcer=announcer
         ),
-        shares=ShareUseCases(SessionStore(engine), ShareStore(database)),
+        shares=ShareUseCases(SessionStore(engine), ShareStore(engine, database)),
         turns=turns,
         runs=RunUseCases(runs, catalogs, settler, history_messages=100),
         run_store=runs,

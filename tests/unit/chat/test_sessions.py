@@ -1,10 +1,13 @@
 """Sessions and their messages: who sees what, in which order, and what changes them."""
 
+import asyncio
+
 import pytest
 
 from services.chat.domain import Caller, Permission, Role, SessionSettings, SessionStatus
 from services.chat.errors import (
     FrameworkNotAvailable,
+    IdempotencyKeyReused,
     ModelUnknown,
     ProviderNotConfigured,
     TaskInProgress,
@@ -270,3 +273,67 @@ async def test_nul_is_refused_wherever_text_is_stored(chat: Chat) -> None:
     session = await chat.session()
     with pytest.raises(InvalidArgument):
         await chat.send(session.id, "a\x00b")
+
+
+async def test_one_key_shares_once_and_its_repeats_are_told_the_same(chat: Chat) -> None:
+    session, key = await chat.session(), Key("alice", "share:s", "k", b"same")
+    first = await chat.shares.share_session(chat.alice, session.id, "bob", Permission.READ, key)
+    assert first[1] is True
+    assert await chat.shares.share_session(chat.alice, session.id, "bob", Permission.READ, key) == first
+    update = Key("alice", "share:s", "another", b"other")
+    _, created = await chat.shares.share_session(chat.alice, session.id, "bob", Permission.WRITE, update)
+    assert created is False
+    repeated, created = await chat.shares.share_session(chat.alice, session.id, "bob", Permission.WRITE, update)
+    assert (repeated.permission, created) == (Permission.WRITE, False)
+
+
+async def test_a_repeated_share_does_not_bring_back_what_was_revoked(chat: Chat) -> None:
+    session, key = await chat.session(), Key("alice", "share:s", "k", b"same")
+    await chat.shares.share_session(chat.alice, session.id, "bob", Permission.READ, key)
+    await chat.shares.revoke_share(chat.alice, session.id, "bob")
+    with pytest.raises(NotFound):
+        await chat.shares.share_session(chat.alice, session.id, "bob", Permission.READ, key)
+    with pytest.raises(NotFound):
+        await chat.sessions.get_session(chat.bob, session.id)
+
+
+async def test_one_key_switches_the_public_link_once_also_when_twins_race(chat: Chat) -> None:
+    session, key = await chat.session(), Key("alice", "toggle:s", "k", b"")
+    twins = await asyncio.gather(*(chat.shares.toggle_public(chat.alice, session.id, key) for _ in range(10)))
+    (link,) = {twin.shareable_link_id for twin in twins}
+    assert link is not None
+    off = Key("alice", "toggle:s", "k2", b"")
+    for _ in range(2):
+        assert (await chat.shares.toggle_public(chat.alice, session.id, off)).shareable_link_id is None
+
+
+async def test_a_key_whose_call_was_refused_is_free(chat: Chat) -> None:
+    session, key = await chat.session(), Key("bob", "toggle:s", "k", b"")
+    await chat.shares.share_session(chat.alice, session.id, "bob", Permission.WRITE)
+    with pytest.raises(PermissionDenied):
+        await chat.shares.toggle_public(chat.bob, session.id, key)
+    assert await chat.sql("select count(*) from chat.idempotency_keys") == [(0,)]
+
+
+async def test_a_key_that_was_used_with_another_body_is_refused(chat: Chat) -> None:
+    session = await chat.session()
+    await chat.shares.share_session(chat.alice, session.id, "bob", Permission.READ, Key("alice", "share:s", "k", b"1"))
+    with pytest.raises(IdempotencyKeyReused):
+        await chat.shares.share_session(
+            chat.alice, session.id, "eve", Permission.READ, Key("alice", "share:s", "k", b"2")
+        )
+
+
+async def test_a_repeated_opening_brings_the_session_also_when_the_credits_are_gone(chat: Chat) -> None:
+    key = Key("alice", "create", "k", b"same")
+    first = await chat.sessions.create_session(chat.alice, SessionSettings(), key)
+    chat.billing.credit = 0
+    assert (await chat.sessions.create_session(chat.alice, SessionSettings(), key)).id == first.id
+
+
+async def test_a_search_among_what_others_share_finds_nothing(chat: Chat) -> None:
+    session = await chat.session(name="needle")
+    await chat.shares.share_session(chat.alice, session.id, "bob", Permission.READ)
+    for caller, owned in ((chat.bob, True), (chat.alice, False)):
+        found = await chat.sessions.search_sessions(caller, page(10), "needle", owned=owned, status=None)
+        assert not found.entries

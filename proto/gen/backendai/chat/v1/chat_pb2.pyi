@@ -1151,8 +1151,14 @@ class TogglePublicRequest(_message.Message):
 
     CALLER_FIELD_NUMBER: _builtins.int
     SESSION_ID_FIELD_NUMBER: _builtins.int
+    IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
+    REQUEST_FINGERPRINT_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """Which session."""
+    idempotency_key: _builtins.str
+    """Two calls of one user with one key switch once; empty: none was given."""
+    request_fingerprint: _builtins.bytes
+    """A digest of the request's body."""
     @_builtins.property
     def caller(self) -> _common_pb2.Caller:
         """Who asks."""
@@ -1162,10 +1168,12 @@ class TogglePublicRequest(_message.Message):
         *,
         caller: _common_pb2.Caller | None = ...,
         session_id: _builtins.str = ...,
+        idempotency_key: _builtins.str = ...,
+        request_fingerprint: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "session_id", b"session_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "idempotency_key", b"idempotency_key", "request_fingerprint", b"request_fingerprint", "session_id", b"session_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1180,7 +1188,7 @@ class TogglePublicResponse(_message.Message):
     SESSION_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def session(self) -> Global___Session:
-        """As switched."""
+        """As switched; to a repeated call with a key, as it is now."""
 
     def __init__(
         self,
@@ -1237,12 +1245,18 @@ class ShareSessionRequest(_message.Message):
     SESSION_ID_FIELD_NUMBER: _builtins.int
     USER_ID_FIELD_NUMBER: _builtins.int
     PERMISSION_FIELD_NUMBER: _builtins.int
+    IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
+    REQUEST_FINGERPRINT_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """Which session."""
     user_id: _builtins.str
     """With whom, 1 to 255 characters."""
     permission: Global___Permission.ValueType
     """Read or write; unspecified: read."""
+    idempotency_key: _builtins.str
+    """Two calls of one user with one key share once; empty: none was given."""
+    request_fingerprint: _builtins.bytes
+    """A digest of the request's body."""
     @_builtins.property
     def caller(self) -> _common_pb2.Caller:
         """Who asks."""
@@ -1254,10 +1268,12 @@ class ShareSessionRequest(_message.Message):
         session_id: _builtins.str = ...,
         user_id: _builtins.str = ...,
         permission: Global___Permission.ValueType = ...,
+        idempotency_key: _builtins.str = ...,
+        request_fingerprint: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "permission", b"permission", "session_id", b"session_id", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "idempotency_key", b"idempotency_key", "permission", b"permission", "request_fingerprint", b"request_fingerprint", "session_id", b"session_id", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1272,10 +1288,10 @@ class ShareSessionResponse(_message.Message):
     SHARE_FIELD_NUMBER: _builtins.int
     CREATED_FIELD_NUMBER: _builtins.int
     created: _builtins.bool
-    """False when the user had a share already."""
+    """False when the user had a share already; to a repeated call with a key, what the first one was told."""
     @_builtins.property
     def share(self) -> Global___Share:
-        """As stored."""
+        """As stored; to a repeated call with a key, as it is now. NOT_FOUND when it was taken back since."""
 
     def __init__(
         self,
