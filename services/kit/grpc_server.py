@@ -37,12 +37,15 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
         details: grpc.HandlerCallDetails,
     ) -> grpc.RpcMethodHandler[Any, Any]:
-        """Wrap the unary methods; streams of the health service pass."""
+        """Wrap the methods that answer once; streams of the health service pass."""
         handler: Any = await continuation(details)
-        if handler is None or handler.unary_unary is None:
+        if handler is None or handler.response_streaming:
             return handler  # type: ignore[no-any-return]
-        return grpc.unary_unary_rpc_method_handler(
-            self._guarded(handler.unary_unary, details.method),
+        behaviour, make = handler.unary_unary, grpc.unary_unary_rpc_method_handler
+        if handler.request_streaming:
+            behaviour, make = handler.stream_unary, grpc.stream_unary_rpc_method_handler
+        return make(
+            self._guarded(behaviour, details.method),
             request_deserializer=handler.request_deserializer,
             response_serializer=handler.response_serializer,
         )

@@ -1,0 +1,1 @@
+"""Audio in, text out, paid by the second."""

@@ -1,0 +1,83 @@
+"""The gRPC edge: proto to use case to proto."""
+
+from collections.abc import AsyncIterator
+from typing import Any, TypeAlias
+
+import grpc
+from backendai.common.v1 import common_pb2
+from backendai.speech.v1 import speech_pb2 as pb
+from backendai.speech.v1 import speech_pb2_grpc
+
+from services.kit.errors import InvalidArgument
+from services.kit.ids import parse_id
+from services.speech.domain import Caller, Job, Role, WorkspaceId
+from services.speech.usecases import Transcriptions
+
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+
+# Of a caller's deadline this much is left for the answer to travel.
+REPLY_SECONDS = 0.2
+MAX_USER_ID_CHARACTERS = 255
+
+
+class SpeechServicer(speech_pb2_grpc.SpeechServiceServicer):
+    """backendai.speech.v1.SpeechService."""
+
+    def __init__(self, transcriptions: Transcriptions, *, provider: str, model: str) -> None:
+        self._transcriptions, self._provider, self._model = transcriptions, provider, model
+
+    async def Transcribe(
+        self, request_iterator: AsyncIterator[pb.TranscribeRequest], context: Context
+    ) -> pb.TranscribeResponse:
+        head = await _head(request_iterator)
+        paid = await self._transcriptions.transcribe(
+            _caller(head.caller), _job(head), _chunks(request_iterator), patience_seconds=_patience_seconds(context)
+        )
+        return pb.TranscribeResponse(
+            text=paid.transcript.text,
+            language=paid.transcript.language,
+            duration_seconds=paid.seconds,
+            charged_nano=paid.charged_nano,
+            provider=self._provider,
+            model=self._model,
+        )
+
+
+async def _head(messages: AsyncIterator[pb.TranscribeRequest]) -> pb.TranscribeHead:
+    async for message in messages:
+        if message.WhichOneof("part") == "head":
+            return message.head
+        break
+    raise InvalidArgument("The first message must be the head.")
+
+
+async def _chunks(messages: AsyncIterator[pb.TranscribeRequest]) -> AsyncIterator[bytes]:
+    async for message in messages:
+        if message.WhichOneof("part") != "chunk":
+            raise InvalidArgument("After the head only chunks may come.")
+        yield message.chunk
+
+
+def _caller(caller: common_pb2.Caller) -> Caller:
+    workspace = parse_id(caller.workspace_id)
+    if workspace is None:
+        raise InvalidArgument("caller.workspace_id must be a UUID.")
+    if not 1 <= len(caller.user_id) <= MAX_USER_ID_CHARACTERS:
+        raise InvalidArgument(f"caller.user_id must have 1 to {MAX_USER_ID_CHARACTERS} characters.")
+    try:
+        role = Role(caller.role)
+    except ValueError:
+        raise InvalidArgument("caller.role is unknown.") from None
+    return Caller(caller.user_id, WorkspaceId(workspace), role)
+
+
+def _job(head: pb.TranscribeHead) -> Job:
+    hold_id = parse_id(head.hold_id)
+    if hold_id is None:
+        raise InvalidArgument("hold_id must be a UUID.")
+    return Job.parse(hold_id=hold_id, language=head.language, may_repeat=head.may_repeat)
+
+
+def _patience_seconds(context: Context) -> float | None:
+    remaining: float | None = context.time_remaining()
+    return None if remaining is None else max(0.0, remaining - REPLY_SECONDS)
