@@ -8,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 UV := $(BIN)/uv
 CODE := deploy gateway services tests
-GROUPS := gateway chat billing agent translate local dev uv
+GROUPS := gateway chat billing agent speech translate local dev uv
 LOCK := pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-annotate --custom-compile-command "make lock" --quiet
 # Writes the stubs of every .proto file into the folder that follows it.
