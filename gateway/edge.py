@@ -12,14 +12,14 @@ import structlog
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gateway.problems import Problem, internal, response_of, unavailable
+from gateway.problems import Problem, internal, response_of, unavailable, uri_too_long
 from services.kit.ids import new_id
 
 log = structlog.get_logger()
 
 MAX_REQUESTS = 1_000
 MAX_HEADER_BYTES = 16 * 1024
-MAX_URL_BYTES = 72 * 1024  # 5,000 characters to translate, percent-encoded, are 60,000 bytes
+MAX_URL_BYTES = 64_000  # 5,000 characters to translate, percent-encoded, are 60,000 bytes; the parser ends at 65,535
 PROBES = ("/healthz", "/readyz")
 SANE_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 
@@ -79,7 +79,7 @@ class Edge:
         if self._running > self._max_requests and scope["path"] not in PROBES:
             return unavailable("Too many requests are running here. Try again.", code="overloaded")
         if len(scope["query_string"]) + len(scope["raw_path"]) > MAX_URL_BYTES:
-            return Problem(414, "uri_too_long", "The URL is too long.")
+            return uri_too_long()
         if sum(len(name) + len(value) for name, value in scope["headers"]) > MAX_HEADER_BYTES:
             return Problem(431, "headers_too_large", "The request's headers are too large.")
         return None

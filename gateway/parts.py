@@ -13,6 +13,7 @@ from gateway.cursors import Cursors
 from gateway.health import Health
 from gateway.settings import Settings
 from gateway.statuses import Statuses
+from gateway.streams import Streams
 from gateway.turns import Turns
 
 if TYPE_CHECKING:  # these classes are in the stubs' types only
@@ -32,6 +33,7 @@ class Parts:
     cursors: Cursors
     statuses: Statuses
     turns: Turns
+    streams: Streams
     health: Health
 
 

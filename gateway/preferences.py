@@ -6,10 +6,10 @@ import hashlib
 import math
 import re
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Any
 
 import orjson
-from fastapi import Header, Request
+from fastapi import Request
 
 from gateway.problems import Problem
 
@@ -18,12 +18,27 @@ IDEMPOTENCY_KEY = re.compile(r"[\x20-\x7e]{1,255}")
 ENTITY_TAG = re.compile(r'"(\d{1,18})"')
 NO_VERSION = -1
 
-# Declared for the OpenAPI document; read from the request itself, where a header that came twice is seen.
-PreferHeader = Annotated[str | None, Header(description="`respond-async` or `wait=N` (seconds), RFC 7240.")]
-IdempotencyKeyHeader = Annotated[
-    str | None, Header(description="1 to 255 printable ASCII characters: a repeated request is done once.")
-]
-IfMatchHeader = Annotated[str | None, Header(description="The `ETag` that the change is based on, or `*`.")]
+DESCRIPTIONS = {
+    "Prefer": "`respond-async` or `wait=N` (seconds), RFC 7240.",
+    "Idempotency-Key": "1 to 255 printable ASCII characters: a repeated request is done once.",
+    "If-Match": "The `ETag` that the change is based on, or `*`.",
+}
+
+
+def takes(*headers: str) -> dict[str, Any]:
+    """For the OpenAPI document: the headers a route reads. It reads them itself, so one that came twice is seen."""
+    return {
+        "parameters": [
+            {
+                "name": name,
+                "in": "header",
+                "required": False,
+                "description": DESCRIPTIONS[name],
+                "schema": {"type": "string"},
+            }
+            for name in headers
+        ]
+    }
 
 
 @dataclass(frozen=True, slots=True)

@@ -106,6 +106,11 @@ def unavailable(detail: str, *, code: str = "unavailable", retry_seconds: str = 
     return Problem(503, code, detail, headers={"Retry-After": retry_seconds})
 
 
+def uri_too_long() -> Problem:
+    """More than the parser of URLs takes."""
+    return Problem(414, "uri_too_long", "The URL is too long.")
+
+
 def body_of(problem: Problem, request_id: str) -> bytes:
     """The problem as JSON."""
     document: dict[str, Any] = {

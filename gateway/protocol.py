@@ -7,7 +7,8 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from gateway.problems import MEDIA_TYPE, Problem, body_of
+from gateway.edge import MAX_URL_BYTES
+from gateway.problems import MEDIA_TYPE, Problem, body_of, uri_too_long
 from services.kit.ids import new_id
 
 # Far above what the edge allows: only a client that would never end its head gets here.
@@ -52,7 +53,8 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         """What can't be parsed is a problem too."""
-        self._refuse(Problem(400, "bad_request", "The request is not valid HTTP."))
+        too_long = len(getattr(self, "url", b"")) > MAX_URL_BYTES
+        self._refuse(uri_too_long() if too_long else Problem(400, "bad_request", "The request is not valid HTTP."))
 
     def _expect_head(self) -> None:
         if self._head_timer is None:

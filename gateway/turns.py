@@ -5,19 +5,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
 from typing import Protocol
 
 import grpc
 import nats.errors
 from backendai.chat.v1 import chat_pb2
 from nats.aio.msg import Msg
-from nats.aio.subscription import Subscription
 
+from gateway.outcomes import Turn
 from services.kit.bus import Bus, events_subject
 from services.kit.ids import new_id
 
-Read = Callable[[str], Awaitable[chat_pb2.Task]]
+Read = Callable[[str], Awaitable[chat_pb2.GetTaskResponse]]
 
 NET_SECONDS = 2.0
 RUNNING = chat_pb2.TASK_STATE_PROCESSING
@@ -37,12 +36,7 @@ class Begun(Protocol):
         """The message it answers."""
 
 
-@dataclass(frozen=True, slots=True)
-class Turn:
-    """A turn in the state in which its caller gets it."""
-
-    task: chat_pb2.Task
-    user_message: chat_pb2.Message
+Begin = Callable[[str], Awaitable[Begun]]
 
 
 class Listener:
@@ -84,7 +78,7 @@ class Turns:
 
     async def run(
         self,
-        begin: Callable[[str], Awaitable[Begun]],
+        begin: Begin,
         read: Read,
         *,
         wait_seconds: float,
@@ -106,7 +100,8 @@ class Turns:
     async def _listening(self, task_id: str, *, wanted: bool) -> AsyncIterator[Listener | None]:
         """A listener from before the turn is stored, so that its end can't be missed; None when NATS is down."""
         listener = Listener()
-        subscription = await self._subscribe(task_id, listener) if wanted and not self._stopped else None
+        wanted = wanted and not self._stopped
+        subscription = await self._bus.subscribe(events_subject(task_id), listener.hear) if wanted else None
         if subscription is None:
             yield None
             return
@@ -118,15 +113,6 @@ class Turns:
             with suppress(nats.errors.Error):  # the connection went, and the subscription with it
                 await subscription.unsubscribe()
 
-    async def _subscribe(self, task_id: str, listener: Listener) -> Subscription | None:
-        """To the task's events; None when NATS is down."""
-        if not self._bus.connected:
-            return None
-        try:
-            return await self._bus.client.subscribe(events_subject(task_id), cb=listener.hear)
-        except nats.errors.Error:
-            return None
-
     async def _ended(self, task: chat_pb2.Task, listener: Listener, read: Read, seconds: float) -> chat_pb2.Task:
         """The task once it has ended and is paid, or as it was last seen."""
         loop = asyncio.get_running_loop()
@@ -134,29 +120,29 @@ class Turns:
         while (left := give_up_at - loop.time()) > 0:
             heard = await listener.wait(min(left, NET_SECONDS))
             if heard is not None:
-                return await self._read(task, read) if _lacks_answer(heard) else heard
+                return await self._read(task, read) if lacks_answer(heard) else heard
             if self._stopped:
                 return task
             task = await self._read(task, read)
-            if _is_final(task):
+            if is_final(task):
                 return task
         return task
 
     async def _read(self, task: chat_pb2.Task, read: Read) -> chat_pb2.Task:
         """The net under lost events."""
         try:
-            return await read(task.id)
+            return (await read(task.id)).task
         except grpc.aio.AioRpcError as error:
             if error.code() not in PASSING:
                 raise
             return task
 
 
-def _is_final(task: chat_pb2.Task) -> bool:
+def is_final(task: chat_pb2.Task) -> bool:
     """Ended, and what it cost is known."""
     return task.state != RUNNING and task.held_nano == 0
 
 
-def _lacks_answer(task: chat_pb2.Task) -> bool:
+def lacks_answer(task: chat_pb2.Task) -> bool:
     """An answer too long for one event is left out of it."""
     return task.state == chat_pb2.TASK_STATE_COMPLETED and not task.ai_messages

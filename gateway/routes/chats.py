@@ -18,12 +18,11 @@ from gateway.bodies import MAX_PARAMETERS_BYTES, storable, storable_object
 from gateway.calls import Cursor, InWorkspace, Limit, SessionId, WorkspaceCall
 from gateway.preferences import (
     NO_VERSION,
-    IdempotencyKeyHeader,
-    IfMatchHeader,
     etag,
     fingerprint,
     idempotency_key_of,
     if_match_of,
+    takes,
 )
 from gateway.problems import problems
 from gateway.routing import PrivateRoute
@@ -231,12 +230,9 @@ async def list_sessions(
     operation_id="create_session",
     response_model=SessionOut,
     responses=problems(400, 401, 402, 403, 404, 415, 422),
+    openapi_extra=takes("Idempotency-Key"),
 )
-async def create_session(
-    call: InWorkspace,
-    body: Annotated[SessionIn, Body(default_factory=dict)],
-    idempotency_key: IdempotencyKeyHeader = None,
-) -> Response:
+async def create_session(call: InWorkspace, body: Annotated[SessionIn, Body(default_factory=dict)]) -> Response:
     """Open a session, if the workspace can pay for a first answer. Provider and model have defaults."""
     call.require_writer()
     made = await call.parts.chat.CreateSession(
@@ -261,10 +257,9 @@ async def get_session(call: InWorkspace, session_id: SessionId) -> Response:
     operation_id="replace_session",
     response_model=SessionOut,
     responses=problems(400, 401, 403, 404, 412, 415, 422),
+    openapi_extra=takes("If-Match"),
 )
-async def replace_session(
-    call: InWorkspace, session_id: SessionId, body: Annotated[SessionIn, Body()], if_match: IfMatchHeader = None
-) -> Response:
+async def replace_session(call: InWorkspace, session_id: SessionId, body: Annotated[SessionIn, Body()]) -> Response:
     """Replace what the owner sets: a field that is left out gets its default."""
     return await _update(call, session_id, body, WRITABLE)
 
@@ -274,10 +269,9 @@ async def replace_session(
     operation_id="update_session",
     response_model=SessionOut,
     responses=problems(400, 401, 403, 404, 412, 415, 422),
+    openapi_extra=takes("If-Match"),
 )
-async def update_session(
-    call: InWorkspace, session_id: SessionId, body: Annotated[SessionIn, Body()], if_match: IfMatchHeader = None
-) -> Response:
+async def update_session(call: InWorkspace, session_id: SessionId, body: Annotated[SessionIn, Body()]) -> Response:
     """Change the fields that are sent: null clears one that can be null."""
     return await _update(call, session_id, body, tuple(body))
 
@@ -288,8 +282,9 @@ async def update_session(
     operation_id="delete_session",
     response_class=Response,
     responses=problems(401, 403, 404, 412),
+    openapi_extra=takes("If-Match"),
 )
-async def delete_session(call: InWorkspace, session_id: SessionId, if_match: IfMatchHeader = None) -> Response:
+async def delete_session(call: InWorkspace, session_id: SessionId) -> Response:
     """Delete a session with its messages; a running task is cancelled, and what it has used is paid."""
     version = await _expected_version(call, session_id)
     await call.parts.chat.DeleteSession(

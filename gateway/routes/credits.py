@@ -13,7 +13,7 @@ from typing_extensions import TypedDict
 from gateway.answers import answer, moment
 from gateway.bodies import storable
 from gateway.calls import Cursor, InWorkspace, Limit
-from gateway.preferences import IdempotencyKeyHeader, idempotency_key_of
+from gateway.preferences import idempotency_key_of, takes
 from gateway.problems import problems
 from gateway.routing import PrivateRoute
 from services.kit.money import to_credits, to_nano
@@ -126,10 +126,9 @@ async def list_usage(call: InWorkspace, limit: Limit = 50, cursor: Cursor = None
     operation_id="grant_credits",
     response_model=GrantOut,
     responses=problems(400, 401, 403, 404, 415, 422),
+    openapi_extra=takes("Idempotency-Key"),
 )
-async def grant_credits(
-    call: InWorkspace, body: Annotated[GrantIn, Body()], idempotency_key: IdempotencyKeyHeader = None
-) -> Response:
+async def grant_credits(call: InWorkspace, body: Annotated[GrantIn, Body()]) -> Response:
     """Add credits to the workspace; for its owners and admins."""
     call.require_member()
     granted = await call.parts.billing.GrantCredits(

@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, NotRequired
+from typing import Annotated, Literal, NotRequired
 from urllib.parse import quote
 
-import orjson
 from backendai.chat.v1 import chat_pb2 as pb
 from fastapi import APIRouter, Body, Query, Response
 from pydantic import AfterValidator, ConfigDict, Field, with_config
 from typing_extensions import TypedDict
 
-from gateway.answers import TokensOut, answer, moment, tokens_out
+from gateway.answers import answer
 from gateway.bodies import storable
 from gateway.calls import Cursor, InWorkspace, Limit, MessageId, SessionId, WorkspaceCall
+from gateway.outcomes import AcceptedOut, MessageOut, Turn, TurnOut, ended_badly, message_out, turn_out
 from gateway.preferences import (
-    IdempotencyKeyHeader,
-    PreferHeader,
     Wait,
     fingerprint,
     idempotency_key_of,
+    takes,
     wait_of,
 )
-from gateway.problems import Problem, problems
+from gateway.problems import problems
 from gateway.routing import PrivateRoute
-from gateway.turns import Turn
-from services.kit.money import to_credits
+from gateway.sse import EventStream, wants_events
+from gateway.turns import Begin
 
 router = APIRouter(
     prefix="/api/workspaces/{workspace_id}/chats/{session_id}/messages", tags=["messages"], route_class=PrivateRoute
@@ -56,25 +55,6 @@ class MessageIn(TypedDict):
     content: Content
 
 
-class MessageOut(TypedDict):
-    """A stored message."""
-
-    id: str
-    session_id: str
-    parent_message_id: str | None
-    sequence_number: int
-    role: str
-    content: str
-    tool_calls: list[dict[str, Any]] | None
-    tool_call_id: str | None
-    user_id: str | None
-    ai_provider: str | None
-    ai_model: str | None
-    finish_reason: str | None
-    usage: TokensOut | None
-    created_at: str
-
-
 class MessagePage(TypedDict):
     """One page of messages."""
 
@@ -83,63 +63,24 @@ class MessagePage(TypedDict):
     results: list[MessageOut]
 
 
-class TurnOut(TypedDict):
-    """A turn that was answered."""
+async def conclude(call: WorkspaceCall, session_id: str, begin: Begin) -> Response:
+    """Begin a turn and answer as its caller likes: with its events, with its end, or with where to poll it.
 
-    task_id: str
-    user_message: MessageOut | None
-    ai_messages: list[MessageOut]
-    usage: TokensOut | None
-    credits_charged: str
+    One path with three endings: the run knows nothing of who waits.
+    """
 
+    async def read(task_id: str) -> pb.GetTaskResponse:
+        return await read_task(call, session_id, task_id)
 
-class AcceptedOut(TypedDict):
-    """A turn that still runs; `Location` is the path to poll."""
-
-    task_id: str
-    status: Literal["processing"]
-
-
-def message_out(message: pb.Message) -> dict[str, Any]:
-    """A message as JSON, in MessageOut's shape; tool calls go through as they are."""
-    return {
-        "id": message.id,
-        "session_id": message.session_id,
-        "parent_message_id": message.parent_message_id or None,
-        "sequence_number": message.sequence_number,
-        "role": message.role,
-        "content": message.content,
-        "tool_calls": orjson.Fragment(message.tool_calls_json) if message.tool_calls_json else None,
-        "tool_call_id": message.tool_call_id or None,
-        "user_id": message.user_id or None,
-        "ai_provider": message.ai_provider or None,
-        "ai_model": message.ai_model or None,
-        "finish_reason": message.finish_reason or None,
-        "usage": tokens_out(message.usage) if message.HasField("usage") else None,
-        "created_at": moment(message.created_at),
-    }
-
-
-def turn_out(turn: Turn) -> dict[str, Any]:
-    """An answered turn as JSON, in TurnOut's shape."""
-    task, sent = turn.task, turn.user_message
-    return {
-        "task_id": task.id,
-        "user_message": message_out(sent) if sent.id else None,
-        "ai_messages": [message_out(message) for message in task.ai_messages],
-        "usage": tokens_out(task.usage) if task.HasField("usage") else None,
-        "credits_charged": to_credits(task.charged_nano),
-    }
-
-
-def ended_badly(task: pb.Task) -> Problem:
-    """What a caller that waited is told of a run that brought no answer."""
-    if task.state == pb.TASK_STATE_CANCELLED:
-        return Problem(
-            409, "task_cancelled", "The run was cancelled; its task tells what was written.", task_id=task.id
-        )
-    status = 504 if task.error_code == "provider_timeout" else 502
-    return Problem(status, task.error_code or "task_failed", task.error_detail or "The run failed.", task_id=task.id)
+    if wants_events(call.request):
+        follower, task = await call.parts.streams.begin(begin, read, request_id=call.request.scope["request_id"])
+        call.parts.statuses.allow(call.caller, task)
+        return EventStream(follower, {"Location": _status_path(call, task)})
+    settings = call.parts.settings
+    wait = wait_of(call.request, is_async=settings.agent_async_enabled, limit_seconds=settings.agent_sync_timeout_s)
+    turn = await call.parts.turns.run(begin, read, wait_seconds=wait.seconds)
+    call.parts.statuses.allow(call.caller, turn.task)
+    return told(turn, wait, _status_path(call, turn.task))
 
 
 def told(turn: Turn, wait: Wait, status_path: str) -> Response:
@@ -179,17 +120,10 @@ async def list_messages(
         202: {"model": AcceptedOut, "description": "The run goes on; poll `Location`."},
         **problems(400, 401, 402, 403, 404, 409, 413, 415, 422, 502, 503, 504),
     },
+    openapi_extra=takes("Idempotency-Key", "Prefer"),
 )
-async def send_message(
-    call: InWorkspace,
-    session_id: SessionId,
-    body: Annotated[MessageIn, Body()],
-    idempotency_key: IdempotencyKeyHeader = None,
-    prefer: PreferHeader = None,
-) -> Response:
+async def send_message(call: InWorkspace, session_id: SessionId, body: Annotated[MessageIn, Body()]) -> Response:
     """Send a message and get its answer, or a task to poll when that takes long or is preferred."""
-    settings = call.parts.settings
-    wait = wait_of(call.request, is_async=settings.agent_async_enabled, limit_seconds=settings.agent_sync_timeout_s)
     request = pb.SendMessageRequest(
         caller=call.caller,
         session_id=session_id,
@@ -202,12 +136,7 @@ async def send_message(
         request.task_id = task_id
         return await call.parts.chat.SendMessage(request)
 
-    async def read(task_id: str) -> pb.Task:
-        return (await read_task(call, session_id, task_id)).task
-
-    turn = await call.parts.turns.run(send, read, wait_seconds=wait.seconds)
-    call.parts.statuses.allow(call.caller, turn.task)
-    return told(turn, wait, _status_path(call, turn.task))
+    return await conclude(call, session_id, send)
 
 
 @router.get("/{message_id}/", operation_id="get_message", response_model=MessageOut, responses=problems(401, 404))
