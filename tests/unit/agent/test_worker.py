@@ -16,8 +16,10 @@ from nats.js.errors import NotFoundError
 
 from deploy.local.nats import Nats
 from deploy.local.server import free_port
+from services.agent import wakeups
 from services.agent.providers.openai import OpenAICompatible
 from services.agent.tools import Tool, Tools
+from services.agent.wakeups import SILENCE_SECONDS
 from services.kit.bus import (
     CANCEL_SUBJECT,
     JOBS_CONSUMER,
@@ -501,10 +503,11 @@ async def test_an_agent_that_starts_before_nats_works_once_nats_is_there(
 
 
 @pytest.mark.parametrize("what", ["stream", "consumer"])
-async def test_a_stream_or_consumer_deleted_under_load_is_made_again(
+async def test_a_stream_or_consumer_deleted_under_load_is_made_again_at_once(
     what: str, chat: FakeChat, bus: Bus, nats_server: Nats, openai: OpenAICompatible
 ) -> None:
-    async with working(chat, nats_server.url, openai):
+    """Five times within less than five silences: the server's word is heard."""
+    async with working(chat, nats_server.url, openai), asyncio.timeout(4 * SILENCE_SECONDS):
         for _ in range(5):
             await ready(bus)
             task = chat.add()
@@ -555,10 +558,25 @@ async def test_a_server_that_is_killed_and_comes_back_empty_is_worked_with_again
             await chat.until(lambda: len(chat.completed) == 2)
 
 
-async def test_a_stopped_server_that_goes_on_is_noticed(
+async def test_silence_makes_the_worker_ask_again(
+    chat: FakeChat, bus: Bus, nats_server: Nats, openai: OpenAICompatible, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(wakeups, "PULL_SUBJECT", "backendai.nobody_answers")
+        patch.setattr(wakeups, "SILENCE_SECONDS", 0.3)
+        async with listening(bus, "backendai.nobody_answers") as asked, working(chat, nats_server.url, openai):
+            await eventually(lambda: asyncio.sleep(0, asked))
+            patch.undo()
+            await ready(bus)
+            chat.add()
+            await wake(bus)
+            await chat.until(lambda: chat.completed)
+
+
+async def test_a_server_that_restarts_with_its_store_is_asked_again(
     tmp_path: Path, chat: FakeChat, openai: OpenAICompatible
 ) -> None:
-    """A restart that keeps the store forgets the requests that waited; the worker asks again."""
+    """It has forgotten the requests that waited."""
     with Nats(tmp_path) as server:
         async with working(chat, server.url, openai), connected(server) as bus:
             await ready(bus)
