@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, TypeVar
 from urllib.parse import quote, urlencode
 
+import grpc
 from backendai.common.v1 import common_pb2
 from fastapi import Request, Response
 from itsdangerous import BadData, URLSafeSerializer
 
 from gateway.answers import answer
 from gateway.problems import Problem
+from services.kit.grpc_errors import error_info
 
 MAX_CURSOR_CHARACTERS = 2_048
+R = TypeVar("R")
 
 
 class Cursors:
@@ -50,6 +53,16 @@ class Listing:
         if not isinstance(token, str):
             raise Problem(400, "invalid_cursor", "The cursor is not one that this list gave out.")
         return token
+
+    async def fetch(self, ask: Callable[[], Awaitable[R]]) -> R:
+        """The page. One that is too large for a single message of gRPC is asked for again at half the length."""
+        while True:
+            try:
+                return await ask()
+            except grpc.aio.AioRpcError as error:
+                if error.code() is not grpc.StatusCode.RESOURCE_EXHAUSTED or error_info(error) or self.page.limit == 1:
+                    raise
+                self.page.limit //= 2
 
     def _link(self, token: str) -> str | None:
         if not token:

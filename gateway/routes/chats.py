@@ -212,13 +212,15 @@ async def list_sessions(
     """Sessions the caller owns or that are shared with it, newest activity first."""
     filters = {"scope": None if scope == "all" else scope, "status": status, "search": search or None}
     listing = call.parts.cursors.listing(call.request, limit=limit, cursor=cursor, filters=filters)
-    found = await call.parts.chat.ListSessions(
-        pb.ListSessionsRequest(
-            caller=call.caller,
-            scope=SCOPES[scope],
-            status=STATUSES[status] if status else pb.SESSION_STATUS_UNSPECIFIED,
-            search=search or "",
-            page=listing.page,
+    found = await listing.fetch(
+        lambda: call.parts.chat.ListSessions(
+            pb.ListSessionsRequest(
+                caller=call.caller,
+                scope=SCOPES[scope],
+                status=STATUSES[status] if status else pb.SESSION_STATUS_UNSPECIFIED,
+                search=search or "",
+                page=listing.page,
+            )
         )
     )
     return listing.answer([session_out(session) for session in found.sessions], found.page)

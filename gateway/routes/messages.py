@@ -105,8 +105,12 @@ async def list_messages(
     """The messages of a session, by sequence number."""
     filters = {"order": None if order == "asc" else order}
     listing = call.parts.cursors.listing(call.request, limit=limit, cursor=cursor, filters=filters)
-    found = await call.parts.chat.ListMessages(
-        pb.ListMessagesRequest(caller=call.caller, session_id=session_id, descending=order == "desc", page=listing.page)
+    found = await listing.fetch(
+        lambda: call.parts.chat.ListMessages(
+            pb.ListMessagesRequest(
+                caller=call.caller, session_id=session_id, descending=order == "desc", page=listing.page
+            )
+        )
     )
     return listing.answer([message_out(message) for message in found.messages], found.page)
 

@@ -11,7 +11,7 @@ from backendai.common.v1 import common_pb2
 from gateway.server import Gateway
 from services.kit.errors import InvalidCursor
 from tests.unit.gateway.conftest import FakeServices, client_of
-from tests.unit.gateway.samples import CHATS, CREDITS, MESSAGES, OTHER_WORKSPACE, SESSION, WORKSPACE, a_session
+from tests.unit.gateway.samples import CHATS, CREDITS, MESSAGE, MESSAGES, OTHER_WORKSPACE, SESSION, WORKSPACE, a_session
 
 LISTS = {CHATS: "ListSessions", MESSAGES: "ListMessages", f"{CREDITS}usage/": "ListUsage"}
 BOTH = common_pb2.PageInfo(next_token="after:1", previous_token="before:2")
@@ -117,6 +117,20 @@ async def test_messages_come_in_either_order(client: httpx.AsyncClient, services
     assert [request.descending for request in services.requests("ListMessages")] == [False, False, True]
     assert services.requests("ListMessages")[0].session_id == SESSION
     assert (await client.get(f"{MESSAGES}?order=random")).status_code == 422
+
+
+async def test_a_page_too_large_for_one_message_comes_shorter(
+    client: httpx.AsyncClient, services: FakeServices
+) -> None:
+    large = chat_pb2.Message(id=MESSAGE, content="\U0001f600" * 100_000)
+
+    def page(request: chat_pb2.ListMessagesRequest) -> chat_pb2.ListMessagesResponse:
+        return chat_pb2.ListMessagesResponse(messages=[large] * request.page.limit, page=BOTH)
+
+    services.answers["ListMessages"] = page
+    answer = await client.get(MESSAGES)
+    assert (answer.status_code, len(answer.json()["results"])) == (200, 25)
+    assert parse_query(answer.json()["next"])["limit"] == "50"
 
 
 async def test_a_token_that_the_service_does_not_know_is_400(client: httpx.AsyncClient, services: FakeServices) -> None:
