@@ -60,6 +60,7 @@ class Bus:
         self.js: JetStreamContext = self.client.jetstream()
         self._dialling: asyncio.Task[None] | None = None
         self._listeners: list[Callable[[], None]] = []
+        self._closing = False
 
     def on_connect(self, listener: Callable[[], None]) -> None:
         """Call this after every connect and reconnect: the server may have been replaced by an empty one."""
@@ -106,7 +107,8 @@ class Bus:
         log.debug("nats_error", error=type(error).__name__)
 
     async def _on_disconnect(self) -> None:
-        log.warning("nats_disconnected")
+        if not self._closing:
+            log.warning("nats_disconnected")
 
     async def _on_reconnect(self) -> None:
         log.info("nats_reconnected")
@@ -215,6 +217,7 @@ class Bus:
 
     async def close(self) -> None:
         """Flush what can be flushed and hang up."""
+        self._closing = True
         if self._dialling is not None:
             self._dialling.cancel()
         if self.client.is_connected:
