@@ -38,6 +38,8 @@ class Hold:
     def __init__(self, stub: BillingServiceAsyncStub, request: pb.HoldCreditsRequest) -> None:
         self._stub, self._request = stub, request
         self.output_tokens = 0
+        self.is_partial = False
+        """Whether it buys less than was asked for."""
         self.over = False
 
     async def open(self) -> None:
@@ -49,6 +51,7 @@ class Hold:
                 if error.reason != INSUFFICIENT_CREDITS:
                     raise
                 response = await self._hold(_without_limit(self._request))
+                self.is_partial = True
         except DomainError as error:
             self.over = error.kind in REFUSALS
             raise

@@ -108,7 +108,7 @@ class Translations:
         try:
             answer = await self._provider.translate(job, output_tokens=hold.output_tokens)
         except CutOff:
-            if hold.output_tokens < job.output_tokens:
+            if hold.is_partial:
                 raise InsufficientCredits from None
             raise
         return _checked(job, answer)
