@@ -9,7 +9,9 @@ from typing import Any
 
 import jiter
 from fastapi import Request
+from pydantic import ConfigDict, with_config
 from starlette.requests import ClientDisconnect
+from typing_extensions import TypedDict
 
 from gateway.problems import Problem
 
@@ -20,6 +22,11 @@ MAX_PARAMETERS_BYTES = 16 * 1024
 MAX_PARAMETERS_DEPTH = 16
 MAX_SAFE_INTEGER = 2**53 - 1
 JSON = "application/json"
+
+
+@with_config(ConfigDict(extra="forbid", strict=True))
+class Nothing(TypedDict):
+    """The body of a request that has nothing to say: none, or an empty object."""
 
 
 class JsonRequest(Request):
@@ -104,6 +111,13 @@ def storable(text: str) -> str:
     if "\0" in text:
         raise ValueError("must not contain the character U+0000")
     return text
+
+
+def not_blank(text: str) -> str:
+    """Storable text as it is; nothing but white space is a ValueError."""
+    if not text.strip():
+        raise ValueError("must not be blank")
+    return storable(text)
 
 
 def storable_object(document: dict[str, Any]) -> dict[str, Any]:

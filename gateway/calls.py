@@ -18,7 +18,7 @@ from services.kit.ids import parse_id
 GUEST = common_pb2.ROLE_UNSPECIFIED
 
 
-def _object_id(text: str) -> str:
+def object_id(text: str) -> str:
     """A path's id in its canonical form; what is no UUID names nothing."""
     found = parse_id(text)
     if found is None:
@@ -26,11 +26,15 @@ def _object_id(text: str) -> str:
     return str(found)
 
 
-_UUID = {"format": "uuid"}
-WorkspaceId = Annotated[str, Path(description="The workspace.", json_schema_extra=_UUID), AfterValidator(_object_id)]
-SessionId = Annotated[str, Path(description="The chat session.", json_schema_extra=_UUID), AfterValidator(_object_id)]
-MessageId = Annotated[str, Path(description="The message.", json_schema_extra=_UUID), AfterValidator(_object_id)]
-TaskId = Annotated[str, Path(description="The task.", json_schema_extra=_UUID), AfterValidator(_object_id)]
+UUID_SCHEMA = {"format": "uuid"}
+WorkspaceId = Annotated[
+    str, Path(description="The workspace.", json_schema_extra=UUID_SCHEMA), AfterValidator(object_id)
+]
+SessionId = Annotated[
+    str, Path(description="The chat session.", json_schema_extra=UUID_SCHEMA), AfterValidator(object_id)
+]
+MessageId = Annotated[str, Path(description="The message.", json_schema_extra=UUID_SCHEMA), AfterValidator(object_id)]
+TaskId = Annotated[str, Path(description="The task.", json_schema_extra=UUID_SCHEMA), AfterValidator(object_id)]
 Limit = Annotated[int, Query(ge=1, le=200, description="At most this many entries.")]
 Cursor = Annotated[
     str | None, Query(description=f"From `next` or `previous`, at most {MAX_CURSOR_CHARACTERS} characters.")

@@ -27,6 +27,8 @@ TAGS = [
     {"name": "chats", "description": "Chat sessions."},
     {"name": "messages", "description": "Messages of a session; sending one starts a turn."},
     {"name": "tasks", "description": "The run behind a turn: poll it, cancel it."},
+    {"name": "sharing", "description": "Who else reaches a session: users, and anyone who has its public link."},
+    {"name": "public", "description": "What a public link shows, without a token."},
     {"name": "credits", "description": "A workspace's credits and ledger."},
     {"name": "users", "description": "The caller over all its workspaces."},
     {"name": "models", "description": "Providers and models that are configured."},

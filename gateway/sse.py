@@ -12,27 +12,17 @@ import orjson
 from fastapi import Request, Response
 from starlette.types import Receive, Scope, Send
 
+from gateway.accept import prefers
 from gateway.playback import START, Position
 
 MEDIA_TYPE = "text/event-stream"
 PING = b": ping\n\n"
 EVENT_ID = re.compile(r"(\d{1,9})\.(\d{1,15})")
-QUALITY = re.compile(r"q=(0(?:\.\d{0,3})?|1(?:\.0{0,3})?)")
 
 
 def wants_events(request: Request) -> bool:
     """Whether Accept names the media type, and likes JSON no better."""
-    sent = ",".join(request.headers.getlist("accept")).lower()
-    if MEDIA_TYPE not in sent:
-        return False
-    qualities = dict(_quality(part) for part in sent.split(","))
-    return qualities.get(MEDIA_TYPE, 0.0) > 0 and qualities[MEDIA_TYPE] >= qualities.get("application/json", 0.0)
-
-
-def _quality(part: str) -> tuple[str, float]:
-    media_type, *parameters = (word.strip() for word in part.split(";"))
-    found = next((match for word in parameters if (match := QUALITY.fullmatch(word))), None)
-    return media_type, float(found[1]) if found else 1.0
+    return prefers(request, MEDIA_TYPE)
 
 
 def last_event_id(request: Request) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, NotRequired
+from typing import Annotated, Any, Literal, NotRequired
 from urllib.parse import quote
 
 from backendai.chat.v1 import chat_pb2 as pb
@@ -11,7 +11,7 @@ from pydantic import AfterValidator, ConfigDict, Field, with_config
 from typing_extensions import TypedDict
 
 from gateway.answers import answer
-from gateway.bodies import storable
+from gateway.bodies import Nothing, not_blank
 from gateway.calls import Cursor, InWorkspace, Limit, MessageId, SessionId, WorkspaceCall
 from gateway.outcomes import AcceptedOut, MessageOut, Turn, TurnOut, ended_badly, message_out, turn_out
 from gateway.preferences import (
@@ -31,14 +31,7 @@ router = APIRouter(
 )
 
 
-def _not_blank(text: str) -> str:
-    """Stored as it came, but there must be something in it."""
-    if not text.strip():
-        raise ValueError("must not be blank")
-    return storable(text)
-
-
-Content = Annotated[str, Field(min_length=1, max_length=100_000), AfterValidator(_not_blank)]
+Content = Annotated[str, Field(min_length=1, max_length=100_000), AfterValidator(not_blank)]
 
 
 @with_config(
@@ -53,6 +46,12 @@ class MessageIn(TypedDict):
 
     role: NotRequired[Literal["user"]]
     content: Content
+
+
+OUTCOMES: dict[int | str, dict[str, Any]] = {
+    202: {"model": AcceptedOut, "description": "The run goes on; poll `Location`."},
+    **problems(400, 401, 402, 403, 404, 409, 413, 415, 422, 502, 503, 504),
+}
 
 
 class MessagePage(TypedDict):
@@ -120,10 +119,7 @@ async def list_messages(
     status_code=201,
     operation_id="send_message",
     response_model=TurnOut,
-    responses={
-        202: {"model": AcceptedOut, "description": "The run goes on; poll `Location`."},
-        **problems(400, 401, 402, 403, 404, 409, 413, 415, 422, 502, 503, 504),
-    },
+    responses=OUTCOMES,
     openapi_extra=takes("Idempotency-Key", "Prefer"),
 )
 async def send_message(call: InWorkspace, session_id: SessionId, body: Annotated[MessageIn, Body()]) -> Response:
@@ -143,6 +139,32 @@ async def send_message(call: InWorkspace, session_id: SessionId, body: Annotated
     return await conclude(call, session_id, send)
 
 
+@router.post(
+    "/regenerate/",
+    status_code=201,
+    operation_id="regenerate_answer",
+    response_model=TurnOut,
+    responses=OUTCOMES,
+    openapi_extra=takes("Idempotency-Key", "Prefer"),
+)
+async def regenerate_answer(
+    call: InWorkspace, session_id: SessionId, body: Annotated[Nothing, Body(default_factory=dict)]
+) -> Response:
+    """Answer the last user message again, as a send does. The new answer replaces the old one once it is stored."""
+    request = pb.RegenerateAnswerRequest(
+        caller=call.caller,
+        session_id=session_id,
+        idempotency_key=idempotency_key_of(call.request),
+        request_fingerprint=fingerprint(body),
+    )
+
+    async def regenerate(task_id: str) -> pb.RegenerateAnswerResponse:
+        request.task_id = task_id
+        return await call.parts.chat.RegenerateAnswer(request)
+
+    return await conclude(call, session_id, regenerate)
+
+
 @router.get("/{message_id}/", operation_id="get_message", response_model=MessageOut, responses=problems(401, 404))
 async def get_message(call: InWorkspace, session_id: SessionId, message_id: MessageId) -> Response:
     """One message of the session."""
@@ -150,6 +172,21 @@ async def get_message(call: InWorkspace, session_id: SessionId, message_id: Mess
         pb.GetMessageRequest(caller=call.caller, session_id=session_id, message_id=message_id)
     )
     return answer(message_out(found.message))
+
+
+@router.delete(
+    "/{message_id}/",
+    status_code=204,
+    operation_id="delete_message",
+    response_class=Response,
+    responses=problems(401, 403, 404, 409),
+)
+async def delete_message(call: InWorkspace, session_id: SessionId, message_id: MessageId) -> Response:
+    """Delete an answer, or a user message with its turn; not while the session runs a task. Owner only."""
+    await call.parts.chat.DeleteMessage(
+        pb.DeleteMessageRequest(caller=call.caller, session_id=session_id, message_id=message_id)
+    )
+    return Response(status_code=204)
 
 
 async def read_task(call: WorkspaceCall, session_id: str, task_id: str) -> pb.GetTaskResponse:
