@@ -19,6 +19,7 @@ from gateway.turns import Turns
 if TYPE_CHECKING:  # these classes are in the stubs' types only
     from backendai.billing.v1.billing_pb2_grpc import BillingServiceAsyncStub
     from backendai.chat.v1.chat_pb2_grpc import ChatServiceAsyncStub
+    from backendai.translate.v1.translate_pb2_grpc import TranslateServiceAsyncStub
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +29,7 @@ class Parts:
     settings: Settings
     chat: ChatServiceAsyncStub
     billing: BillingServiceAsyncStub
+    translate: TranslateServiceAsyncStub
     authenticator: Authenticator
     accounts: Accounts
     cursors: Cursors

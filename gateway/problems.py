@@ -143,6 +143,8 @@ def of_call(error: grpc.aio.AioRpcError) -> Problem:
     if status == 503:
         retry_seconds = info.metadata.get("retry_after_seconds", RETRY_SECONDS)
         return unavailable(error.details() or "", code=info.reason.lower(), retry_seconds=retry_seconds)
+    if "field" in info.metadata:
+        return invalid(f"/{info.metadata['field']}", error.details() or "", code=info.reason.lower())
     members = {name: info.metadata[name] for name in SHOWN_METADATA if name in info.metadata}
     return Problem(status, info.reason.lower(), error.details() or "", **members)
 

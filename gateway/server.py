@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import uvicorn
 from backendai.billing.v1.billing_pb2_grpc import BillingServiceStub
 from backendai.chat.v1.chat_pb2_grpc import ChatServiceStub
+from backendai.translate.v1.translate_pb2_grpc import TranslateServiceStub
 
 from gateway.accounts import Accounts
 from gateway.app import create_app
@@ -26,6 +27,8 @@ from gateway.turns import Turns
 from services.kit.bus import Bus
 from services.kit.grpc_client import dial
 
+# Without these there is no chat; without another service its own routes answer 503.
+NEEDED = ("chat", "billing")
 BACKLOG = 2_048
 # Longer than proxies keep an idle connection, so that they hang up first.
 KEEP_ALIVE_SECONDS = 120
@@ -62,7 +65,11 @@ class Gateway:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._channels = {"chat": dial(settings.chat_address), "billing": dial(settings.billing_address)}
+        self._channels = {
+            "chat": dial(settings.chat_address),
+            "billing": dial(settings.billing_address),
+            "translate": dial(settings.translate_address),
+        }
         self._keys, self._issuer = _keys(settings)
         self._fetching: asyncio.Task[None] | None = None
         self.bus, self.draining = Bus(settings.nats_url, name="gateway"), asyncio.Event()
@@ -76,13 +83,14 @@ class Gateway:
             settings=settings,
             chat=ChatServiceStub(self._channels["chat"]),
             billing=billing,
+            translate=TranslateServiceStub(self._channels["translate"]),
             authenticator=Authenticator(self._keys, issuer=settings.auth_issuer, audience=settings.auth_audience),
             accounts=Accounts(billing),
             cursors=Cursors(settings.cursor_secret.get_secret_value()),
             statuses=Statuses(self.bus),
             turns=Turns(self.bus),
             streams=Streams(self.bus),
-            health=Health(self._channels, self.bus, self.draining),
+            health=Health({name: self._channels[name] for name in NEEDED}, self.bus, self.draining),
         )
 
     def start(self) -> None:

@@ -16,6 +16,7 @@ import jwt
 import pytest
 from backendai.billing.v1 import billing_pb2
 from backendai.chat.v1 import chat_pb2
+from backendai.translate.v1 import translate_pb2
 from google.protobuf.message import Message
 
 from deploy.local.nats import Nats
@@ -30,7 +31,7 @@ REFUSING_NATS = "nats://127.0.0.1:1"
 
 @dataclass
 class FakeServices:
-    """Chat and billing: they answer what a test told them to, by the RPC's name, and remember what they were asked."""
+    """Every service: they answer what a test told them to, by the RPC's name, and remember what they were asked."""
 
     answers: dict[str, Any] = field(default_factory=dict)
     asked: list[tuple[str, Any]] = field(default_factory=list)
@@ -70,10 +71,14 @@ class FakeServices:
 
 @asynccontextmanager
 async def fake_services() -> AsyncIterator[FakeServices]:
-    """One server that is both services."""
+    """One server that is every service."""
     fake, server = FakeServices(), Server("127.0.0.1:0")
     server.grpc.add_generic_rpc_handlers(
-        (fake.handlers(chat_pb2, "ChatService"), fake.handlers(billing_pb2, "BillingService"))
+        (
+            fake.handlers(chat_pb2, "ChatService"),
+            fake.handlers(billing_pb2, "BillingService"),
+            fake.handlers(translate_pb2, "TranslateService"),
+        )
     )
     port = server.grpc.add_insecure_port("127.0.0.1:0")
     await server.grpc.start()
@@ -95,6 +100,7 @@ def settings_for(address: str, **changes: Any) -> Settings:
         "gateway_port": 0,
         "chat_address": address,
         "billing_address": address,
+        "translate_address": address,
         "nats_url": REFUSING_NATS,
         "auth_jwt_secret": SECRET,
         "cursor_secret": "c" * 32,

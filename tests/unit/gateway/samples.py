@@ -23,6 +23,7 @@ CHAT = f"{CHATS}{SESSION}/"
 MESSAGES = f"{CHAT}messages/"
 STATUS = f"{MESSAGES}agent-task-status/{TASK}/"
 CREDITS = f"/api/workspaces/{WORKSPACE}/credits/"
+TRANSLATE = f"/api/workspaces/{WORKSPACE}/translate/"
 
 
 def token(
