@@ -76,13 +76,21 @@ class Stack:
     """Postgres is given; NATS, the provider fakes and every service are started here."""
 
     def __init__(
-        self, folder: Path, database_url: str, *, of_each: int = 1, env: Mapping[str, str] | None = None
+        self,
+        folder: Path,
+        database_url: str,
+        *,
+        of_each: int = 1,
+        agents: int | None = None,
+        env: Mapping[str, str] | None = None,
     ) -> None:
         self.folder = folder
         self.nats = Nats(folder / "nats")
         self.openai_url = f"http://{LOOPBACK}:{free_port()}"
         self.gemini_url = f"http://{LOOPBACK}:{free_port()}"
-        ports = {name: [free_port() for _ in range(of_each)] for name in ("gateway", "chat", "billing", "agent")}
+        counts = dict.fromkeys(("gateway", "chat", "billing", "agent"), of_each)
+        counts["agent"] = agents or of_each
+        ports = {name: [free_port() for _ in range(count)] for name, count in counts.items()}
         self.gateway_urls = [f"http://{LOOPBACK}:{port}" for port in ports["gateway"]]
         shared = {
             "PATH": os.defpath,
