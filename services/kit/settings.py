@@ -1,17 +1,28 @@
 """The base of every process's settings: read from the environment once, in `__main__`, and frozen."""
 
-from pydantic import Field, SecretStr
+from typing import Self
+
+from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
 class ProcessSettings(BaseSettings):
     """What every process is told."""
 
-    model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True)
+    model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True, hide_input_in_errors=True)
 
     log_level: str = Field("info", description="The least severe event that is logged: debug, info, warning, error.")
     log_format: str = Field("json", description="json: one object a line; console: columns for people.")
     drain_seconds: float = Field(10.0, ge=0, description="How long SIGTERM waits for calls in flight, in seconds.")
+
+    @classmethod
+    def read(cls) -> Self:
+        """From the environment. What is wrong there ends the process with a line for each setting, never its value."""
+        try:
+            return cls()
+        except ValidationError as error:
+            wrong = ((".".join(map(str, one["loc"])).upper(), one["msg"]) for one in error.errors(include_input=False))
+            raise SystemExit("\n".join(f"{name}: {text}." if name else f"{text}." for name, text in wrong)) from None
 
 
 class DatabaseSettings(ProcessSettings):
