@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from gateway.settings import Settings
 from tests.unit.gateway.conftest import settings_for
 from tests.unit.gateway.samples import SECRET
 
@@ -27,6 +28,31 @@ def test_a_wrong_setting_is_refused(wrong: dict[str, Any]) -> None:
 
 def test_no_secret_is_shown() -> None:
     assert SECRET not in repr(settings_for("127.0.0.1:1"))
+
+
+def test_a_wrong_environment_ends_the_process_with_a_line_for_each_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AUTH_JWT_SECRET", "hush-hush")
+    monkeypatch.setenv("GATEWAY_PORT", "web")
+    monkeypatch.delenv("CURSOR_SECRET", raising=False)
+    with pytest.raises(SystemExit) as ended:
+        Settings.read()
+    told = str(ended.value)
+    assert {line.partition(":")[0] for line in told.splitlines()} == {
+        "AUTH_JWT_SECRET",
+        "GATEWAY_PORT",
+        "CURSOR_SECRET",
+    }
+    assert "hush-hush" not in told
+    assert ended.value.__suppress_context__
+
+
+def test_two_ways_to_know_a_caller_are_one_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AUTH_JWT_SECRET", "CURSOR_SECRET"):
+        monkeypatch.setenv(name, SECRET)
+    monkeypatch.setenv("AUTH_JWKS_URL", "https://id.example/jwks.json")
+    with pytest.raises(SystemExit, match="and not both") as ended:
+        Settings.read()
+    assert SECRET not in str(ended.value)
 
 
 def test_providers_are_a_comma_list() -> None:
