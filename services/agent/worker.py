@@ -223,7 +223,7 @@ class Worker:
         for task_id in to_stop.cancelled:
             runs[task_id].stop(Stop.CANCELLED)
         for task_id, run in runs.items():
-            if self._runs.get(task_id) is run:
+            if self._runs.get(task_id) is run and task_id not in to_stop.lost:
                 await self._put_status(run.turn, chat_pb2.TASK_STATE_PROCESSING)
 
     async def _keep_listening(self) -> None:

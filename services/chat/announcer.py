@@ -22,8 +22,13 @@ class Announcer:
         await self._bus.publish(CANCEL_SUBJECT, str(task_id).encode())
 
     async def ended(self, task: Task, last_event: int = 0) -> None:
-        """Tell the waiters how a task has ended; without the answer when it is too long for one message."""
+        """Tell the waiters how a task has ended; without the answer when it is too long for one message.
+
+        The status entry is ended here too: an agent that is dead or frozen leaves one that says `processing`.
+        """
         event = pb.TaskEvent(attempt=task.attempt, seq=last_event + 1, ended=task_to_proto(task))
+        status = pb.TaskStatus(state=event.ended.state, attempt=task.attempt, updated_at=event.ended.updated_at)
+        await self._bus.put_status(str(task.id), status.SerializeToString())
         if event.ByteSize() > MAX_PAYLOAD_BYTES:
             del event.ended.ai_messages[:]
         await self._bus.publish(events_subject(str(task.id)), event.SerializeToString())
