@@ -500,11 +500,13 @@ async def test_an_agent_that_starts_before_nats_works_once_nats_is_there(
     chat.add()
     async with working(chat, server.url, openai):
         await asyncio.to_thread(server.start)
-        async with connected(server) as bus:
-            await ready(bus)
-            await wake(bus)
-            await chat.until(lambda: chat.completed)
-    server.stop()
+        try:
+            async with connected(server) as bus:
+                await ready(bus)
+                await wake(bus)
+                await chat.until(lambda: chat.completed)
+        finally:
+            server.stop()
 
 
 @pytest.mark.parametrize("what", ["stream", "consumer"])
