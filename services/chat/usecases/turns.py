@@ -35,6 +35,8 @@ from services.kit.ids import new_id
 log = structlog.get_logger()
 
 TWIN_PATIENCE_SECONDS = 4.0
+# How long a cancel waits for the charge of what has ended; billing may be away.
+SETTLEMENT_PATIENCE_SECONDS = 2.0
 POLL_SECONDS = 0.05
 
 
@@ -163,32 +165,32 @@ class TurnUseCases:
     async def cancel_task(self, caller: Caller, session_id: SessionId, task_id: TaskId) -> Task:
         """Cancel a task: at once when it is queued, within the grace when it runs; its final state."""
         task = await self._turns.get(caller, session_id, task_id)
-        if task.state.ended:
-            return await self._ended_for_writer(caller, session_id, task)
-        cancelled = await self._turns.request_cancel(caller, session_id, task_id)
+        cancelled = None if task.state.ended else await self._turns.request_cancel(caller, session_id, task_id)
         if cancelled is None:
-            return await self._ended_for_writer(caller, session_id, await self._turns.get(caller, session_id, task_id))
-        if cancelled.state.ended:
+            if not await self._turns.may_write(caller, session_id):
+                raise PermissionDenied
+        elif cancelled.state.ended:
             await self._settler.settle(cancelled)
-            return await self._turns.get(caller, session_id, task_id)
-        await self._announcer.cancel(task_id)
-        return await self._wait_until_cancelled(caller, session_id, task_id)
+        else:
+            await self._announcer.cancel(task_id)
+            await self._wait_until_cancelled(caller, session_id, task_id)
+        return await self._once_settled(caller, session_id, task_id)
 
-    async def _ended_for_writer(self, caller: Caller, session_id: SessionId, task: Task) -> Task:
-        """An ended task, for a caller who could have cancelled it."""
-        if not await self._turns.may_write(caller, session_id):
-            raise PermissionDenied
-        return task
-
-    async def _wait_until_cancelled(self, caller: Caller, session_id: SessionId, task_id: TaskId) -> Task:
+    async def _wait_until_cancelled(self, caller: Caller, session_id: SessionId, task_id: TaskId) -> None:
         """Give the attempt its grace, then end the task with what its last heartbeat brought."""
         give_up_at = self._clock() + CANCEL_GRACE.total_seconds()
-        while True:
-            task = await self._turns.get(caller, session_id, task_id)
-            if task.state.ended and (task.settled or self._clock() > give_up_at):
-                return task
+        while not (await self._turns.get(caller, session_id, task_id)).state.ended:
             if self._clock() > give_up_at:
                 await self.end_overdue_cancels(task_id)
+            await asyncio.sleep(POLL_SECONDS)
+
+    async def _once_settled(self, caller: Caller, session_id: SessionId, task_id: TaskId) -> Task:
+        """An ended task with its charge; without it when billing takes too long."""
+        give_up_at = self._clock() + SETTLEMENT_PATIENCE_SECONDS
+        while True:
+            task = await self._turns.get(caller, session_id, task_id)
+            if task.settled or self._clock() > give_up_at:
+                return task
             await asyncio.sleep(POLL_SECONDS)
 
     async def end_overdue_cancels(self, task_id: TaskId | None = None, limit: int = 100) -> int:
