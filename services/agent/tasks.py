@@ -318,7 +318,9 @@ def status_entry(turn: Turn, state: chat_pb2.TaskState.ValueType) -> bytes:
 
 
 def _timestamp(seconds: float) -> Timestamp:
-    return Timestamp(seconds=int(seconds), nanos=int(seconds % 1 * 1e9))
+    """To the microsecond, as chat keeps it: a float is not as exact as its digits."""
+    microseconds = round(seconds * 1_000_000)
+    return Timestamp(seconds=microseconds // 1_000_000, nanos=microseconds % 1_000_000 * 1_000)
 
 
 STATES = {
