@@ -67,11 +67,11 @@ class EventStream(Response):
 
     media_type = MEDIA_TYPE
 
-    def __init__(self, source: Source, headers: Mapping[str, str]) -> None:
+    def __init__(self, source: Source, headers: Mapping[str, str] | None = None) -> None:
         # Not Response's own: it would declare a length.
         self._source = source
         self.status_code, self.background = 200, None
-        self.init_headers({"Cache-Control": "no-store", "X-Accel-Buffering": "no", **headers})
+        self.init_headers({"Cache-Control": "no-store", "X-Accel-Buffering": "no", **(headers or {})})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Write until the source ends or the client is gone; a client that reads slowly is waited for."""

@@ -11,6 +11,7 @@ import random
 from collections import deque
 from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 import grpc
@@ -24,7 +25,7 @@ from nats.aio.subscription import Subscription
 from gateway.outcomes import Turn, ended_badly, message_out, task_out, turn_out
 from gateway.playback import START, Playback, Position, Taken, answer_text, sealed
 from gateway.problems import Problem, body_of, internal, of_call, unavailable
-from gateway.sse import PING, farewell, frame
+from gateway.sse import PING, farewell, frame, position_of
 from gateway.turns import PASSING, RUNNING, Begin, Read, is_final, lacks_answer
 from services.kit.bus import Bus, EventsPage, events_subject
 from services.kit.ids import new_id
@@ -49,6 +50,15 @@ READERS = 16
 # Clocks of gateways and NATS may differ by this.
 CLOCK_SKEW = timedelta(seconds=10)
 RETRY_MILLISECONDS = (500, 2_000)
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """Who follows a task: how it is read for them, what is to be done with a task they are shown, and their request."""
+
+    read: Read
+    show: Callable[[chat_pb2.Task], None]
+    request_id: str
 
 
 class Inbox:
@@ -94,9 +104,9 @@ class Inbox:
 class Follower:
     """One client's stream of one task."""
 
-    def __init__(self, streams: Streams, task_id: str, read: Read, *, request_id: str, seen: Position) -> None:
+    def __init__(self, streams: Streams, client: Client, task_id: str, seen: Position) -> None:
         self.task_id, self.opening = task_id, b""
-        self._streams, self._read, self._request_id = streams, read, request_id
+        self._streams, self._client = streams, client
         self._loop = asyncio.get_running_loop()
         self._news = asyncio.Event()
         self._alarm: asyncio.TimerHandle | None = None
@@ -121,6 +131,7 @@ class Follower:
     def begin(self, task: chat_pb2.Task, user_message: chat_pb2.Message, *, is_new: bool) -> None:
         """What chat has told of the task, before the first chunk; of a task that is not new there may be more."""
         self._user_message = user_message
+        self._client.show(task)
         self._note(task)
         self._missing = not is_new
 
@@ -268,16 +279,17 @@ class Follower:
         return b"".join(frames)
 
     def _terminal(self, task: chat_pb2.Task) -> bytes:
+        self._client.show(task)
         place = self._playback.end_of(task)
         if task.state == chat_pb2.TASK_STATE_COMPLETED:
             return frame("completed", place, turn_out(Turn(task, self._user_message)))
         if task.state == chat_pb2.TASK_STATE_CANCELLED:
             return frame("cancelled", place, task_out(task))
-        return frame("failed", place, body_of(ended_badly(task), self._request_id))
+        return frame("failed", place, body_of(ended_badly(task), self._client.request_id))
 
     def _failed(self, problem: Problem) -> bytes:
         """What ends the stream, and not the run."""
-        return frame("failed", self._playback.seen, body_of(problem, self._request_id))
+        return frame("failed", self._playback.seen, body_of(problem, self._client.request_id))
 
     # --- waiting ---
 
@@ -306,7 +318,7 @@ class Follower:
         """Read the task: the net under lost events, and a check that the client may still see it."""
         self._read_at = self._loop.time()
         try:
-            found = await self._read(self.task_id)
+            found = await self._client.read(self.task_id)
         except grpc.aio.AioRpcError as error:
             if error.code() in PASSING:
                 return
@@ -345,15 +357,15 @@ class Streams:
         """Its client is gone."""
         self._followers.discard(follower)
 
-    async def begin(self, begin: Begin, read: Read, *, request_id: str) -> tuple[Follower, chat_pb2.Task]:
+    async def begin(self, client: Client, begin: Begin) -> tuple[Follower, chat_pb2.Task]:
         """Begin a turn under a new task id and follow it, or its twin; the follower is to be closed."""
         task_id = str(new_id())
-        follower = await self._open(task_id, read, request_id=request_id, seen=START)
+        follower = await self._open(client, task_id, START)
         try:
             begun = await begin(task_id)
             if begun.task.id != task_id:
                 await follower.close()
-                follower = await self._open(begun.task.id, read, request_id=request_id, seen=START)
+                follower = await self._open(client, begun.task.id, START)
             follower.begin(begun.task, begun.user_message, is_new=begun.task.id == task_id)
         except BaseException:
             await follower.close()
@@ -361,29 +373,28 @@ class Streams:
         follower.opening = _saved(begun.task, begun.user_message)
         return follower, begun.task
 
-    async def follow(
-        self, task_id: str, read: Read, *, request_id: str, seen: Position | None, is_resumed: bool
-    ) -> tuple[Follower, chat_pb2.Task]:
-        """Follow a task from where its client is; None when that is nowhere. The follower is to be closed."""
-        follower = await self._open(task_id, read, request_id=request_id, seen=seen or START)
+    async def follow(self, client: Client, task_id: str, event_id: str) -> Follower:
+        """Follow a task, on from an event's id where the client brings one. The follower is to be closed."""
+        seen = position_of(event_id)
+        follower = await self._open(client, task_id, seen or START)
         try:
-            found = await read(task_id)
+            found = await client.read(task_id)
         except BaseException:
             await follower.close()
             raise
         follower.begin(found.task, found.user_message, is_new=False)
-        if seen is None:
+        if seen is None:  # an id of nobody's: whatever the client has, it begins anew
             follower.opening = frame("reset", START, {})
-        elif not is_resumed:
+        elif not event_id:
             follower.opening = _saved(found.task, found.user_message)
-        return follower, found.task
+        return follower
 
-    async def _open(self, task_id: str, read: Read, *, request_id: str, seen: Position) -> Follower:
+    async def _open(self, client: Client, task_id: str, seen: Position) -> Follower:
         if len(self._followers) >= MAX_STREAMS:
             raise unavailable("Too many streams are open here. Try again.", code="overloaded")
-        follower = Follower(self, task_id, read, request_id=request_id, seen=seen)
-        await follower.listen()
+        follower = Follower(self, client, task_id, seen)
         self._followers.add(follower)
+        await follower.listen()
         if self._stopped:
             follower.leave()
         return follower

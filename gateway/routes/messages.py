@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated, Any, Literal, NotRequired
 from urllib.parse import quote
 
@@ -24,6 +25,7 @@ from gateway.preferences import (
 from gateway.problems import problems
 from gateway.routing import PrivateRoute
 from gateway.sse import EventStream, wants_events
+from gateway.streams import Client
 from gateway.turns import Begin
 
 router = APIRouter(
@@ -68,16 +70,12 @@ async def conclude(call: WorkspaceCall, session_id: str, begin: Begin) -> Respon
     One path with three endings: the run knows nothing of who waits.
     """
 
-    async def read(task_id: str) -> pb.GetTaskResponse:
-        return await read_task(call, session_id, task_id)
-
     if wants_events(call.request):
-        follower, task = await call.parts.streams.begin(begin, read, request_id=call.request.scope["request_id"])
-        call.parts.statuses.allow(call.caller, task)
+        follower, task = await call.parts.streams.begin(client_of(call, session_id), begin)
         return EventStream(follower, {"Location": _status_path(call, task)})
     settings = call.parts.settings
     wait = wait_of(call.request, is_async=settings.agent_async_enabled, limit_seconds=settings.agent_sync_timeout_s)
-    turn = await call.parts.turns.run(begin, read, wait_seconds=wait.seconds)
+    turn = await call.parts.turns.run(begin, partial(read_task, call, session_id), wait_seconds=wait.seconds)
     call.parts.statuses.allow(call.caller, turn.task)
     return told(turn, wait, _status_path(call, turn.task))
 
@@ -192,6 +190,12 @@ async def delete_message(call: InWorkspace, session_id: SessionId, message_id: M
 async def read_task(call: WorkspaceCall, session_id: str, task_id: str) -> pb.GetTaskResponse:
     """A task as chat has it."""
     return await call.parts.chat.GetTask(pb.GetTaskRequest(caller=call.caller, session_id=session_id, task_id=task_id))
+
+
+def client_of(call: WorkspaceCall, session_id: str) -> Client:
+    """The caller as one who follows tasks of a session."""
+    show = partial(call.parts.statuses.allow, call.caller)
+    return Client(partial(read_task, call, session_id), show, call.request.scope["request_id"])
 
 
 def _status_path(call: WorkspaceCall, task: pb.Task) -> str:

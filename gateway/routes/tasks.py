@@ -6,12 +6,12 @@ from backendai.chat.v1 import chat_pb2 as pb
 from fastapi import APIRouter, Response
 
 from gateway.answers import answer
-from gateway.calls import InWorkspace, SessionId, TaskId, WorkspaceCall
+from gateway.calls import InWorkspace, SessionId, TaskId
 from gateway.outcomes import TaskOut, task_out
 from gateway.problems import problems
-from gateway.routes.messages import read_task
+from gateway.routes.messages import client_of, read_task
 from gateway.routing import PrivateRoute
-from gateway.sse import EventStream, last_event_id, position_of, wants_events
+from gateway.sse import EventStream, last_event_id, wants_events
 
 router = APIRouter(
     prefix="/api/workspaces/{workspace_id}/chats/{session_id}/messages/agent-task-status",
@@ -27,7 +27,8 @@ CANCEL_SECONDS = 10.0
 async def get_task(call: InWorkspace, session_id: SessionId, task_id: TaskId) -> Response:
     """Poll a task, or follow it as it runs: with `Accept: text/event-stream`, from `Last-Event-ID` on."""
     if wants_events(call.request):
-        return await _follow(call, session_id, task_id)
+        client = client_of(call, session_id)
+        return EventStream(await call.parts.streams.follow(client, task_id, last_event_id(call.request)))
     statuses = call.parts.statuses
     task = await statuses.find(call.caller, session_id, task_id)
     if task is None:
@@ -44,19 +45,3 @@ async def cancel_task(call: InWorkspace, session_id: SessionId, task_id: TaskId)
     )
     call.parts.statuses.allow(call.caller, cancelled.task)
     return answer(task_out(cancelled.task))
-
-
-async def _follow(call: WorkspaceCall, session_id: str, task_id: str) -> Response:
-    async def read(task_id: str) -> pb.GetTaskResponse:
-        return await read_task(call, session_id, task_id)
-
-    event_id = last_event_id(call.request)
-    follower, task = await call.parts.streams.follow(
-        task_id,
-        read,
-        request_id=call.request.scope["request_id"],
-        seen=position_of(event_id),
-        is_resumed=bool(event_id),
-    )
-    call.parts.statuses.allow(call.caller, task)
-    return EventStream(follower, {})
