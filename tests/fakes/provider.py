@@ -54,6 +54,8 @@ class Behaviour:
     """Tools to call, as name and JSON arguments, after the text."""
     refusal: str = ""
     """OpenAI's word for an answer that the model won't give; sent whole, instead of the text."""
+    language: str = ""
+    """What the answer to a recording says was spoken."""
     error: str = ""
     """The name of one of the provider's errors, sent instead of an answer. See ERRORS of each fake."""
     retry_after: str = ""
@@ -164,6 +166,10 @@ class FakeProvider(ABC):
     def refuse(self, path: str, headers: Mapping[str, str]) -> Whole | None:
         """The provider's answer to a wrong path or a missing key; None when there is nothing wrong."""
 
+    async def read(self, request: web.BaseRequest) -> bytes:
+        """The request's body, as it is kept and rendered from: JSON."""
+        return await request.read()
+
     @property
     def url(self) -> str:
         """What an SDK takes as its base URL."""
@@ -191,9 +197,9 @@ class FakeProvider(ABC):
                 await self._changed.wait()
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        body = await request.read()
         if request.path.startswith("/_"):
-            return self._administer(request, body)
+            return self._administer(request, await request.read())
+        body = await self.read(request)
         received = Received(
             request.path_qs, request.headers, body, request.transport and request.transport.get_extra_info("peername")
         )
