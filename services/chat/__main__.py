@@ -12,12 +12,14 @@ from services.chat.reaper import Reaper
 from services.chat.servicer import ChatServicer, TaskServicer
 from services.chat.settings import Settings
 from services.chat.settler import Settler
+from services.chat.store.idempotency import KeyStore
 from services.chat.store.runs import RunStore
 from services.chat.store.search import SearchStore
 from services.chat.store.sessions import SessionStore
 from services.chat.store.shares import ShareStore
 from services.chat.store.turns import TurnStore
 from services.chat.store.upkeep import UpkeepStore
+from services.chat.usecases.keys import KeyUseCases
 from services.chat.usecases.runs import RunUseCases
 from services.chat.usecases.sessions import SessionUseCases
 from services.chat.usecases.shares import ShareUseCases
@@ -71,8 +73,9 @@ async def main(settings: Settings, stop: asyncio.Event) -> None:
     sessions = SessionUseCases(
         session_store, SearchStore(engine), catalogs=catalogs, billing=billing, announcer=announcer
     )
+    keys = KeyUseCases(KeyStore(engine))
     shares = ShareUseCases(session_store, ShareStore(engine, database))
-    add_ChatServiceServicer_to_server(ChatServicer(sessions, turns, shares), server.grpc)
+    add_ChatServiceServicer_to_server(ChatServicer(sessions, turns, shares, keys), server.grpc)
     add_TaskServiceServicer_to_server(
         TaskServicer(RunUseCases(runs, catalogs, settler, history_messages=settings.chat_history_messages)), server.grpc
     )

@@ -25,6 +25,7 @@ from services.chat.convert import (
 from services.chat.domain import Ending, MessageId, Permission, SessionId, TaskId, TaskState
 from services.chat.store.idempotency import Key
 from services.chat.store.runs import Beat
+from services.chat.usecases.keys import KeyUseCases
 from services.chat.usecases.runs import RunUseCases
 from services.chat.usecases.sessions import SessionUseCases
 from services.chat.usecases.shares import ShareUseCases
@@ -38,8 +39,10 @@ MAX_CLAIM = 100
 class ChatServicer(rpc.ChatServiceServicer):
     """What the gateway calls for users."""
 
-    def __init__(self, sessions: SessionUseCases, turns: TurnUseCases, shares: ShareUseCases) -> None:
-        self._sessions, self._turns, self._shares = sessions, turns, shares
+    def __init__(
+        self, sessions: SessionUseCases, turns: TurnUseCases, shares: ShareUseCases, keys: KeyUseCases
+    ) -> None:
+        self._sessions, self._turns, self._shares, self._keys = sessions, turns, shares, keys
 
     async def CreateSession(self, request: pb.CreateSessionRequest, context: Context) -> pb.CreateSessionResponse:
         """See the proto."""
@@ -169,6 +172,21 @@ class ChatServicer(rpc.ChatServiceServicer):
         """See the proto."""
         task = await self._turns.cancel_task(to_caller(request.caller), _session(request), _task(request))
         return pb.CancelTaskResponse(task=task_to_proto(task))
+
+    async def BindIdempotencyKey(
+        self, request: pb.BindIdempotencyKeyRequest, context: Context
+    ) -> pb.BindIdempotencyKeyResponse:
+        """See the proto."""
+        if not request.route or not request.idempotency_key:
+            raise InvalidArgument("route and idempotency_key must be given.")
+        bound = await self._keys.bind_key(
+            to_caller(request.caller),
+            request.route,
+            request.idempotency_key,
+            request.request_fingerprint,
+            object_id(request.resource_id),
+        )
+        return pb.BindIdempotencyKeyResponse(resource_id=str(bound))
 
 
 class TaskServicer(rpc.TaskServiceServicer):

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from services.chat.domain import IDEMPOTENCY_KEY_LIFE
 from services.chat.errors import IdempotencyKeyReused
@@ -66,3 +66,15 @@ async def find(connection: AsyncConnection, key: Key) -> UUID | None:
     if twin.fingerprint != key.fingerprint:
         raise IdempotencyKeyReused
     return UUID(str(twin.resource_id))
+
+
+class KeyStore:
+    """Keys of work that is not chat's own."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+
+    async def bind(self, key: Key, resource_id: UUID) -> UUID:
+        """Bind the key in a transaction of its own; what it is bound to. IdempotencyKeyReused for another body."""
+        async with self._engine.begin() as connection:
+            return await claim(connection, key, resource_id) or resource_id

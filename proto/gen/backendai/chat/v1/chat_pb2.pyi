@@ -2227,3 +2227,65 @@ class ToolResult(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ToolResult: _TypeAlias = ToolResult  # noqa: Y015
+
+@_typing.final
+class BindIdempotencyKeyRequest(_message.Message):
+    """Names a request and its work."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CALLER_FIELD_NUMBER: _builtins.int
+    ROUTE_FIELD_NUMBER: _builtins.int
+    IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
+    REQUEST_FINGERPRINT_FIELD_NUMBER: _builtins.int
+    RESOURCE_ID_FIELD_NUMBER: _builtins.int
+    route: _builtins.str
+    """What the key is used for; keys of two routes are two keys. Example: transcribe."""
+    idempotency_key: _builtins.str
+    """The client's key."""
+    request_fingerprint: _builtins.bytes
+    """A digest of the request's body."""
+    resource_id: _builtins.str
+    """The UUID that the work goes by, if the key is free."""
+    @_builtins.property
+    def caller(self) -> _common_pb2.Caller:
+        """Who asks, and in which workspace."""
+
+    def __init__(
+        self,
+        *,
+        caller: _common_pb2.Caller | None = ...,
+        route: _builtins.str = ...,
+        idempotency_key: _builtins.str = ...,
+        request_fingerprint: _builtins.bytes = ...,
+        resource_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "idempotency_key", b"idempotency_key", "request_fingerprint", b"request_fingerprint", "resource_id", b"resource_id", "route", b"route"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BindIdempotencyKeyRequest: _TypeAlias = BindIdempotencyKeyRequest  # noqa: Y015
+
+@_typing.final
+class BindIdempotencyKeyResponse(_message.Message):
+    """The key is bound."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESOURCE_ID_FIELD_NUMBER: _builtins.int
+    resource_id: _builtins.str
+    """The UUID that it is bound to: the request's, or an earlier one's."""
+    def __init__(
+        self,
+        *,
+        resource_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["resource_id", b"resource_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BindIdempotencyKeyResponse: _TypeAlias = BindIdempotencyKeyResponse  # noqa: Y015

@@ -120,6 +120,11 @@ class ChatServiceStub:
                 request_serializer=backendai_dot_chat_dot_v1_dot_chat__pb2.CancelTaskRequest.SerializeToString,
                 response_deserializer=backendai_dot_chat_dot_v1_dot_chat__pb2.CancelTaskResponse.FromString,
                 _registered_method=True)
+        self.BindIdempotencyKey = channel.unary_unary(
+                '/backendai.chat.v1.ChatService/BindIdempotencyKey',
+                request_serializer=backendai_dot_chat_dot_v1_dot_chat__pb2.BindIdempotencyKeyRequest.SerializeToString,
+                response_deserializer=backendai_dot_chat_dot_v1_dot_chat__pb2.BindIdempotencyKeyResponse.FromString,
+                _registered_method=True)
 
 
 class ChatServiceServicer:
@@ -249,6 +254,14 @@ class ChatServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def BindIdempotencyKey(self, request, context):
+        """Binds the idempotency key of a request that another service does to the id that the work goes by, for 24 hours.
+        A repeated call returns the first one's id. INVALID_ARGUMENT idempotency_key_reused for another body.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ChatServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -336,6 +349,11 @@ def add_ChatServiceServicer_to_server(servicer, server):
                     servicer.CancelTask,
                     request_deserializer=backendai_dot_chat_dot_v1_dot_chat__pb2.CancelTaskRequest.FromString,
                     response_serializer=backendai_dot_chat_dot_v1_dot_chat__pb2.CancelTaskResponse.SerializeToString,
+            ),
+            'BindIdempotencyKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.BindIdempotencyKey,
+                    request_deserializer=backendai_dot_chat_dot_v1_dot_chat__pb2.BindIdempotencyKeyRequest.FromString,
+                    response_serializer=backendai_dot_chat_dot_v1_dot_chat__pb2.BindIdempotencyKeyResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -798,6 +816,33 @@ class ChatService:
             '/backendai.chat.v1.ChatService/CancelTask',
             backendai_dot_chat_dot_v1_dot_chat__pb2.CancelTaskRequest.SerializeToString,
             backendai_dot_chat_dot_v1_dot_chat__pb2.CancelTaskResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BindIdempotencyKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/backendai.chat.v1.ChatService/BindIdempotencyKey',
+            backendai_dot_chat_dot_v1_dot_chat__pb2.BindIdempotencyKeyRequest.SerializeToString,
+            backendai_dot_chat_dot_v1_dot_chat__pb2.BindIdempotencyKeyResponse.FromString,
             options,
             channel_credentials,
             insecure,

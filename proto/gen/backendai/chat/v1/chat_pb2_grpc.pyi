@@ -74,6 +74,10 @@ class ChatServiceStub:
     """A task of a session the caller may see."""
     CancelTask: _grpc.UnaryUnaryMultiCallable[_chat_pb2.CancelTaskRequest, _chat_pb2.CancelTaskResponse]
     """Cancels a task and returns it in its final state, also when it had ended before."""
+    BindIdempotencyKey: _grpc.UnaryUnaryMultiCallable[_chat_pb2.BindIdempotencyKeyRequest, _chat_pb2.BindIdempotencyKeyResponse]
+    """Binds the idempotency key of a request that another service does to the id that the work goes by, for 24 hours.
+    A repeated call returns the first one's id. INVALID_ARGUMENT idempotency_key_reused for another body.
+    """
 
 @_typing.type_check_only
 class ChatServiceAsyncStub(ChatServiceStub):
@@ -121,6 +125,10 @@ class ChatServiceAsyncStub(ChatServiceStub):
     """A task of a session the caller may see."""
     CancelTask: _aio.UnaryUnaryMultiCallable[_chat_pb2.CancelTaskRequest, _chat_pb2.CancelTaskResponse]  # type: ignore[assignment]
     """Cancels a task and returns it in its final state, also when it had ended before."""
+    BindIdempotencyKey: _aio.UnaryUnaryMultiCallable[_chat_pb2.BindIdempotencyKeyRequest, _chat_pb2.BindIdempotencyKeyResponse]  # type: ignore[assignment]
+    """Binds the idempotency key of a request that another service does to the id that the work goes by, for 24 hours.
+    A repeated call returns the first one's id. INVALID_ARGUMENT idempotency_key_reused for another body.
+    """
 
 class ChatServiceServicer(metaclass=_abc_1.ABCMeta):
     """What users do with sessions and messages. Only the gateway calls it, for the caller that it names."""
@@ -267,6 +275,16 @@ class ChatServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_chat_pb2.CancelTaskResponse, _abc.Awaitable[_chat_pb2.CancelTaskResponse]]:
         """Cancels a task and returns it in its final state, also when it had ended before."""
+
+    @_abc_1.abstractmethod
+    def BindIdempotencyKey(
+        self,
+        request: _chat_pb2.BindIdempotencyKeyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_chat_pb2.BindIdempotencyKeyResponse, _abc.Awaitable[_chat_pb2.BindIdempotencyKeyResponse]]:
+        """Binds the idempotency key of a request that another service does to the id that the work goes by, for 24 hours.
+        A repeated call returns the first one's id. INVALID_ARGUMENT idempotency_key_reused for another body.
+        """
 
 def add_ChatServiceServicer_to_server(servicer: ChatServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 
