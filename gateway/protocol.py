@@ -70,9 +70,8 @@ class BoundedProtocol(HttpToolsProtocol):
             self.transport.close()
 
     def _refuse(self, problem: Problem) -> None:
-        busy = self.cycle is not None and not self.cycle.response_complete  # type: ignore[redundant-expr]  # None at first
-        if busy or self.transport.is_closing():
-            self.transport.close()  # a refusal in the middle of another answer would be read as a part of it
+        if not self._may_answer() or self.transport.is_closing():
+            self.transport.close()
             return
         request_id = str(new_id())
         body = body_of(problem, request_id)
@@ -82,3 +81,13 @@ class BoundedProtocol(HttpToolsProtocol):
         )
         self.transport.write(STATUS_LINE[problem.status] + head.encode() + body)
         self.transport.close()
+
+    def _may_answer(self) -> bool:
+        """Whether a refusal can't be read as a part of another answer, or as the answer to another request."""
+        cycle = self.cycle
+        if cycle is None or cycle.response_complete:  # type: ignore[redundant-expr]  # None at first
+            return True
+        if cycle.response_started or not cycle.more_body:
+            return False
+        cycle.disconnected = True  # its body is what is wrong: whatever it would answer is not sent any more
+        return True
