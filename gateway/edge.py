@@ -7,6 +7,7 @@ import re
 import time
 import traceback
 from collections.abc import Iterable
+from functools import partial
 
 import structlog
 from starlette.requests import ClientDisconnect
@@ -37,7 +38,7 @@ class Edge:
 
     def __init__(self, app: ASGIApp, *, draining: asyncio.Event, max_requests: int = MAX_REQUESTS) -> None:
         self._app, self._draining, self._max_requests = app, draining, max_requests
-        self._running = 0
+        self._running: set[object] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on; log one line without anything that the caller has written but the method."""
@@ -56,7 +57,10 @@ class Edge:
                 message = {**message, "headers": [*message["headers"], *extra, *closing]}
             await send(message)
 
-        self._running += 1
+        slot = object()
+        self._running.add(slot)
+        # For streams, which may be many and long, and have a bound of their own.
+        scope["release_slot"] = partial(self._running.discard, slot)
         try:
             refusal = self._refusal(scope)
             app = self._app if refusal is None else response_of(refusal, request_id)
@@ -71,12 +75,12 @@ class Edge:
                 raise
             await response_of(internal(), request_id)(scope, receive, tell)
         finally:
-            self._running -= 1
+            self._running.discard(slot)
         self._log(scope, status, request_id, time.perf_counter() - started_at)
 
     def _refusal(self, scope: Scope) -> Problem | None:
         """Why a request is not even looked at."""
-        if self._running > self._max_requests and scope["path"] not in PROBES:
+        if len(self._running) > self._max_requests and scope["path"] not in PROBES:
             return unavailable("Too many requests are running here. Try again.", code="overloaded")
         if len(scope["query_string"]) + len(scope["raw_path"]) > MAX_URL_BYTES:
             return uri_too_long()

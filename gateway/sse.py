@@ -75,6 +75,7 @@ class EventStream(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Write until the source ends or the client is gone; a client that reads slowly is waited for."""
+        scope["release_slot"]()
         watching = asyncio.create_task(self._watch(receive))
         try:
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
