@@ -14,12 +14,12 @@ from starlette.types import Receive, Scope, Send
 from gateway import openapi, problems
 from gateway.edge import Edge
 from gateway.parts import Parts
-from gateway.routes import chats, credits, health, messages, models, public, shares, tasks, translate, users
+from gateway.routes import chats, credits, health, messages, models, public, shares, speech, tasks, translate, users
 
 TITLE = "BackendAI Chat"
 VERSION = "0.1.0"
 # In this order requests are matched: the most frequent first, and fixed words before ids.
-RESOURCES = (messages, tasks, chats, shares, credits, translate, models, users, public, health)
+RESOURCES = (messages, tasks, chats, shares, credits, speech, translate, models, users, public, health)
 
 
 def create_app(parts: Parts, *, draining: asyncio.Event) -> FastAPI:

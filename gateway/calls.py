@@ -72,7 +72,7 @@ async def _call(request: Request) -> Call:
     return Call(request, request.scope["principal"], parts_of(request))
 
 
-async def _workspace_call(request: Request, workspace_id: WorkspaceId) -> WorkspaceCall:
+async def workspace_call(request: Request, workspace_id: WorkspaceId) -> WorkspaceCall:
     """The first one of a member opens the workspace's account."""
     principal: Principal = request.scope["principal"]
     parts, role = parts_of(request), principal.roles.get(workspace_id, GUEST)
@@ -83,4 +83,4 @@ async def _workspace_call(request: Request, workspace_id: WorkspaceId) -> Worksp
 
 
 KnownCaller = Annotated[Call, Depends(_call)]
-InWorkspace = Annotated[WorkspaceCall, Depends(_workspace_call)]
+InWorkspace = Annotated[WorkspaceCall, Depends(workspace_call)]

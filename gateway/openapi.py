@@ -29,6 +29,7 @@ TAGS = [
     {"name": "tasks", "description": "The run behind a turn: poll it, cancel it."},
     {"name": "sharing", "description": "Who else reaches a session: users, and anyone who has its public link."},
     {"name": "public", "description": "What a public link shows, without a token."},
+    {"name": "speech", "description": "Speech to text."},
     {"name": "translate", "description": "Translations, paid from the workspace's credits."},
     {"name": "credits", "description": "A workspace's credits and ledger."},
     {"name": "users", "description": "The caller over all its workspaces."},

@@ -15,10 +15,12 @@ from gateway.settings import Settings
 from gateway.statuses import Statuses
 from gateway.streams import Streams
 from gateway.turns import Turns
+from gateway.uploads import Uploads
 
 if TYPE_CHECKING:  # these classes are in the stubs' types only
     from backendai.billing.v1.billing_pb2_grpc import BillingServiceAsyncStub
     from backendai.chat.v1.chat_pb2_grpc import ChatServiceAsyncStub
+    from backendai.speech.v1.speech_pb2_grpc import SpeechServiceAsyncStub
     from backendai.translate.v1.translate_pb2_grpc import TranslateServiceAsyncStub
 
 
@@ -29,6 +31,7 @@ class Parts:
     settings: Settings
     chat: ChatServiceAsyncStub
     billing: BillingServiceAsyncStub
+    speech: SpeechServiceAsyncStub
     translate: TranslateServiceAsyncStub
     authenticator: Authenticator
     accounts: Accounts
@@ -36,6 +39,7 @@ class Parts:
     statuses: Statuses
     turns: Turns
     streams: Streams
+    uploads: Uploads
     health: Health
 
 

@@ -43,6 +43,8 @@ STATUS_OF_REASON = {
     "INSUFFICIENT_CREDITS": 402,
     "VERSION_MISMATCH": 412,
     "PRICE_UNKNOWN": 422,
+    "AUDIO_TOO_LARGE": 413,
+    "AUDIO_TYPE_UNSUPPORTED": 415,
 }
 # What a reason's metadata tells the caller; the rest of it is for logs.
 SHOWN_METADATA = ("task_id",)

@@ -14,12 +14,14 @@ from services.kit.ids import new_id
 # Far above what the edge allows: only a client that would never end its head gets here.
 MAX_HEAD_BYTES = 128 * 1024
 HEAD_SECONDS = 30.0
+# What a refused client may have under way: most read their answer only when they have sent everything.
+MAX_UNWANTED_BYTES = 64 * 1024 * 1024
 
 
 class BoundedProtocol(HttpToolsProtocol):
     """uvicorn's protocol with what a server that faces the network needs."""
 
-    _head_bytes = 0
+    _head_bytes = _unwanted_bytes = 0
     _head_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
@@ -34,7 +36,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         """A further head on a kept connection."""
-        self._head_bytes = 0
+        self._head_bytes = self._unwanted_bytes = 0
         self._expect_head()
         super().on_message_begin()
 
@@ -50,6 +52,14 @@ class BoundedProtocol(HttpToolsProtocol):
             self._head_bytes += len(data)
             if self._head_bytes > MAX_HEAD_BYTES:
                 self._refuse(Problem(431, "headers_too_large", "The request's headers are too large."))
+
+    def on_body(self, body: bytes) -> None:
+        """A body that goes on after its answer is thrown away, in vain but for so long: its client may not stop."""
+        if self.cycle.response_complete:
+            self._unwanted_bytes += len(body)
+            if self._unwanted_bytes > MAX_UNWANTED_BYTES:
+                self.transport.close()
+        super().on_body(body)
 
     def send_400_response(self, msg: str) -> None:
         """What can't be parsed is a problem too."""

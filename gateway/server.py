@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import uvicorn
 from backendai.billing.v1.billing_pb2_grpc import BillingServiceStub
 from backendai.chat.v1.chat_pb2_grpc import ChatServiceStub
+from backendai.speech.v1.speech_pb2_grpc import SpeechServiceStub
 from backendai.translate.v1.translate_pb2_grpc import TranslateServiceStub
 
 from gateway.accounts import Accounts
@@ -24,6 +25,7 @@ from gateway.settings import Settings
 from gateway.statuses import Statuses
 from gateway.streams import Streams
 from gateway.turns import Turns
+from gateway.uploads import Uploads
 from services.kit.bus import Bus
 from services.kit.grpc_client import dial
 
@@ -68,6 +70,7 @@ class Gateway:
         self._channels = {
             "chat": dial(settings.chat_address),
             "billing": dial(settings.billing_address),
+            "speech": dial(settings.speech_address),
             "translate": dial(settings.translate_address),
         }
         self._keys, self._issuer = _keys(settings)
@@ -83,6 +86,7 @@ class Gateway:
             settings=settings,
             chat=ChatServiceStub(self._channels["chat"]),
             billing=billing,
+            speech=SpeechServiceStub(self._channels["speech"]),
             translate=TranslateServiceStub(self._channels["translate"]),
             authenticator=Authenticator(self._keys, issuer=settings.auth_issuer, audience=settings.auth_audience),
             accounts=Accounts(billing),
@@ -90,6 +94,7 @@ class Gateway:
             statuses=Statuses(self.bus),
             turns=Turns(self.bus),
             streams=Streams(self.bus),
+            uploads=Uploads(),
             health=Health({name: self._channels[name] for name in NEEDED}, self.bus, self.draining),
         )
 

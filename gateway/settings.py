@@ -18,6 +18,7 @@ class Settings(ProcessSettings):
     gateway_port: int = Field(8080, ge=0, le=65_535, description="The TCP port to listen on; 0: any free one.")
     chat_address: str = Field("127.0.0.1:50051", description="gRPC target of chat.")
     billing_address: str = Field("127.0.0.1:50052", description="gRPC target of billing.")
+    speech_address: str = Field("127.0.0.1:50054", description="gRPC target of speech.")
     translate_address: str = Field("127.0.0.1:50055", description="gRPC target of translate.")
     nats_url: str = Field("nats://127.0.0.1:4222", description="NATS; answers are slower without it, never wrong.")
     auth_jwt_secret: SecretStr | None = Field(
@@ -32,6 +33,9 @@ class Settings(ProcessSettings):
     agent_async_enabled: bool = Field(False, description="True: a send answers 202 at once; `Prefer` overrides it.")
     agent_sync_timeout_s: float = Field(
         60, gt=0, le=3_600, description="How long a send waits before it answers 202 instead, in seconds."
+    )
+    speech_timeout_s: float = Field(
+        180, gt=0, le=3_600, description="How long the provider of a transcription may take, in seconds."
     )
     translate_timeout_s: float = Field(
         60, gt=0, le=600, description="How long the provider of a translation may take, in seconds."

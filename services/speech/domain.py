@@ -76,7 +76,7 @@ class Bounds:
     def check_language(self, language: str) -> None:
         """LanguageUnsupported for one that the provider does not recognise; none is never wrong."""
         if language and self.languages is not None and language not in self.languages:
-            raise LanguageUnsupported
+            raise LanguageUnsupported(field="language")
 
     def check_length(self, seconds: float) -> None:
         """AudioTooShort or AudioTooLong."""

@@ -41,13 +41,13 @@ class AudioTooLong(DomainError):
 
 
 class LanguageUnknown(DomainError):
-    """The language is no ISO 639-1 code."""
+    """The language is no ISO 639-1 code. Metadata: `field`."""
 
     kind, reason, detail = Kind.INVALID, "LANGUAGE_UNKNOWN", "The language is not an ISO 639-1 code, such as en."
 
 
 class LanguageUnsupported(DomainError):
-    """The provider does not recognise this language."""
+    """The provider does not recognise this language. Metadata: `field`."""
 
     kind, reason, detail = Kind.INVALID, "LANGUAGE_UNSUPPORTED", "The provider does not recognise this language."
 

@@ -11,7 +11,7 @@ def to_language(code: str) -> str:
     """The code in lower case, "" for none. LanguageUnknown for what ISO 639-1 does not list."""
     lower = code.lower()
     if code and not _is_code(lower):
-        raise LanguageUnknown
+        raise LanguageUnknown(field="language")
     return lower
 
 

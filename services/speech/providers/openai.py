@@ -58,7 +58,7 @@ class OpenAI:
             if error.code == "audio_too_short":
                 return AudioTooShort()
             if error.param == "language" or error.code == "unsupported_language":
-                return LanguageUnsupported()
+                return LanguageUnsupported(field="language")
             if error.param == "file":
                 return AudioUndecodable(f"{self.name} can't decode the audio file.")
         codes = (error.code, error.type, error.param)

@@ -16,6 +16,7 @@ import jwt
 import pytest
 from backendai.billing.v1 import billing_pb2
 from backendai.chat.v1 import chat_pb2
+from backendai.speech.v1 import speech_pb2
 from backendai.translate.v1 import translate_pb2
 from google.protobuf.message import Message
 
@@ -41,7 +42,7 @@ class FakeServices:
         """What one RPC was asked, in order."""
         return [request for asked, request in self.asked if asked == name]
 
-    async def answer(self, name: str, empty: Callable[[], Message], request: Message, context: Any) -> Any:
+    async def answer(self, name: str, empty: Callable[[], Message], request: Any, context: Any) -> Any:
         """A message, an exception to raise, or a function of the request that gives one of them."""
         self.asked.append((name, request))
         found = self.answers.get(name, empty)
@@ -55,12 +56,25 @@ class FakeServices:
             raise found
         return found
 
+    async def answer_stream(
+        self, name: str, empty: Callable[[], Message], requests: AsyncIterator[Message], context: Any
+    ) -> Any:
+        """As `answer`, once the stream has ended; the request is all of its messages."""
+        return await self.answer(name, empty, [request async for request in requests], context)
+
     def handlers(self, module: ModuleType, service: str) -> grpc.GenericRpcHandler:
         """Every method of a service."""
         described = module.DESCRIPTOR.services_by_name[service]
         methods = {}
         for method in described.methods:
             takes, gives = getattr(module, method.input_type.name), getattr(module, method.output_type.name)
+            if method.client_streaming:
+                methods[method.name] = grpc.stream_unary_rpc_method_handler(
+                    partial(self.answer_stream, method.name, gives),
+                    request_deserializer=takes.FromString,
+                    response_serializer=gives.SerializeToString,
+                )
+                continue
             methods[method.name] = grpc.unary_unary_rpc_method_handler(
                 partial(self.answer, method.name, gives),
                 request_deserializer=takes.FromString,
@@ -77,6 +91,7 @@ async def fake_services() -> AsyncIterator[FakeServices]:
         (
             fake.handlers(chat_pb2, "ChatService"),
             fake.handlers(billing_pb2, "BillingService"),
+            fake.handlers(speech_pb2, "SpeechService"),
             fake.handlers(translate_pb2, "TranslateService"),
         )
     )
@@ -100,6 +115,7 @@ def settings_for(address: str, **changes: Any) -> Settings:
         "gateway_port": 0,
         "chat_address": address,
         "billing_address": address,
+        "speech_address": address,
         "translate_address": address,
         "nats_url": REFUSING_NATS,
         "auth_jwt_secret": SECRET,
