@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import grpc
@@ -77,9 +77,14 @@ class Server:
     """A gRPC server with the health service; ready from its start, unless `ready` leaves that to `set_ready`."""
 
     def __init__(
-        self, listen: str, *, is_down: Callable[[BaseException], bool] = lambda _: False, ready: bool = True
+        self,
+        listen: str,
+        *,
+        is_down: Callable[[BaseException], bool] = lambda _: False,
+        ready: bool = True,
+        options: Sequence[tuple[str, int]] = (),
     ) -> None:
-        self.grpc = grpc.aio.server(interceptors=[ErrorInterceptor(is_down)], options=OPTIONS)
+        self.grpc = grpc.aio.server(interceptors=[ErrorInterceptor(is_down)], options=(*OPTIONS, *options))
         self._health = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self.grpc)
         self.listen = listen

@@ -23,6 +23,8 @@ from services.speech.usecases import Transcriptions
 HOLD_SPARE_SECONDS = 30.0
 DECODING_SECONDS = 120.0
 ANSWER_TTL_SECONDS = 24 * 60 * 60.0
+# gRPC would widen what each stream may send ahead of its reader, to megabytes for each of many uploads.
+STEADY_WINDOW = (("grpc.http2.bdp_probe", 0),)
 
 log = structlog.get_logger()
 
@@ -56,7 +58,7 @@ async def main(settings: Settings, stop: asyncio.Event) -> None:
         retries=Retries(),
     )
     name, model = (provider.name, provider.model) if provider else ("", "")
-    server = Server(settings.speech_listen)
+    server = Server(settings.speech_listen, options=STEADY_WINDOW)
     add_SpeechServiceServicer_to_server(SpeechServicer(transcriptions, provider=name, model=model), server.grpc)
     log.info("transcribing_with", provider=name or None, model=model or None)
     try:
