@@ -62,13 +62,12 @@ class Client:
 
 
 class Inbox:
-    """What was heard of a task and not taken yet. When it overflows it forgets, and says so: all of it is stored."""
+    """What was heard of a task and not taken yet. When it overflows it forgets, and what is stored closes the gap."""
 
     def __init__(self, ring: Callable[[], None]) -> None:
         self._ring = ring
         self._events: deque[tuple[datetime, chat_pb2.TaskEvent, int]] = deque()
         self._bytes = 0
-        self.overflowed = False
         self.ended: chat_pb2.Task | None = None
         self.heard_at = 0.0
 
@@ -88,7 +87,7 @@ class Inbox:
     def _keep(self, event: chat_pb2.TaskEvent, size: int) -> None:
         if len(self._events) >= INBOX_EVENTS or self._bytes + size > max(INBOX_BYTES, size):
             self._events.clear()
-            self._bytes, self.overflowed = 0, True
+            self._bytes = 0
         self._events.append((datetime.now(UTC), event, size))
         self._bytes += size
 
@@ -167,7 +166,7 @@ class Follower:
 
     async def _told(self) -> AsyncGenerator[bytes]:
         while not self._leaving:
-            if self._end is None and self._needs_replay():
+            if self._end is None and self._missing:
                 async for chunk in self._replay():
                     yield chunk
             if chunk := self._take_heard():
@@ -178,12 +177,9 @@ class Follower:
                 async for chunk in self._last_words(self._end):
                     yield chunk
                 return
-            if not self._needs_replay() and await self._wait():
+            if not self._missing and await self._wait():
                 yield PING
         yield farewell(random.randint(*RETRY_MILLISECONDS))
-
-    def _needs_replay(self) -> bool:
-        return self._missing or self._inbox.overflowed
 
     def _take_heard(self) -> bytes:
         """What the inbox adds, up to a chunk; it stops where something is missing that may be stored."""
@@ -213,7 +209,7 @@ class Follower:
 
     async def _replay(self) -> AsyncGenerator[bytes]:
         """What is stored from where the client is, page by page, as fast as it reads."""
-        self._missing = self._inbox.overflowed = False
+        self._missing = False
         start: int | datetime | None = self._from
         while start is not None:
             page = await self._streams.page(self.task_id, start)
