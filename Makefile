@@ -49,7 +49,7 @@ test: $(VENV)/.dev ## Run every test; ARGS="-k name" picks some.
 	@$(BIN)/python -m pytest $(ARGS)
 
 .PHONY: check
-check: fmt-check lint types arch proto-check lock-check ## What CI runs besides the tests.
+check: fmt-check lint types arch proto-check openapi-check lock-check ## What CI runs besides the tests.
 
 .PHONY: fmt
 fmt: $(VENV)/.dev ## Format the code and sort its imports.
@@ -84,6 +84,15 @@ proto-check: $(VENV)/.dev ## Lint the .proto files; making the stubs again must 
 	$(BIN)/buf lint
 	@set -e; made=$$(mktemp -d); trap 'rm -rf "$$made"' EXIT; $(call PROTOC,"$$made"); \
 	diff -r -x __pycache__ proto/gen "$$made" || { echo "proto/gen does not fit the .proto files: run make proto." >&2; exit 1; }
+
+.PHONY: openapi
+openapi: $(VENV)/.dev ## Write docs/openapi.json from the gateway's routes.
+	@$(BIN)/python -m gateway.document > docs/openapi.json
+
+.PHONY: openapi-check
+openapi-check: $(VENV)/.dev ## Writing docs/openapi.json again must change nothing.
+	@$(BIN)/python -m gateway.document | diff -q docs/openapi.json - > /dev/null || { \
+	  echo "docs/openapi.json does not fit the gateway's routes: run make openapi." >&2; exit 1; }
 
 # dev holds every other group, so it is resolved first and the others take its versions.
 .PHONY: lock

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Annotated, Any
 
 import orjson
 from backendai.billing.v1 import billing_pb2
 from fastapi import Response
 from google.protobuf.timestamp_pb2 import Timestamp
+from pydantic import WithJsonSchema
 from typing_extensions import TypedDict
+
+# How ids, times and money are described in the OpenAPI document; in here they are plain text.
+Id = Annotated[str, WithJsonSchema({"type": "string", "format": "uuid"})]
+Moment = Annotated[str, WithJsonSchema({"type": "string", "format": "date-time"})]
+Credits = Annotated[
+    str, WithJsonSchema({"type": "string", "pattern": r"^-?[0-9]+(\.[0-9]{1,9})?$", "examples": ["0.0125"]})
+]
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 OFFSET = len("+00:00")

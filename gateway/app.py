@@ -24,16 +24,22 @@ RESOURCES = (messages, tasks, chats, shares, credits, speech, translate, models,
 
 def create_app(parts: Parts, *, draining: asyncio.Event) -> FastAPI:
     """The application over these parts."""
-    off: TelemetryConfig = {"tracing": False, "metrics": False, "logs": False, "operation_spans": False}
-    app = FastAPI(title=TITLE, version=VERSION, openapi_url=None, redirect_slashes=False, telemetry=off)
+    app = routed_app()
     app.state.parts = parts
-    for resource in RESOURCES:
-        # Not include_router, which matches each path twice.
-        app.router.routes.extend(resource.router.routes)
     openapi.install(app)
     problems.install(app)
     app.router.default = _not_found
     app.add_middleware(Edge, draining=draining)
+    return app
+
+
+def routed_app() -> FastAPI:
+    """The routes that the OpenAPI document describes, with nothing behind them."""
+    off: TelemetryConfig = {"tracing": False, "metrics": False, "logs": False, "operation_spans": False}
+    app = FastAPI(title=TITLE, version=VERSION, openapi_url=None, redirect_slashes=False, telemetry=off)
+    for resource in RESOURCES:
+        # Not include_router, which matches each path twice.
+        app.router.routes.extend(resource.router.routes)
     return app
 
 

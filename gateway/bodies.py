@@ -9,7 +9,7 @@ from typing import Any
 
 import jiter
 from fastapi import Request
-from pydantic import ConfigDict, with_config
+from pydantic import ConfigDict, JsonValue, with_config
 from starlette.requests import ClientDisconnect
 from typing_extensions import TypedDict
 
@@ -21,6 +21,9 @@ MAX_FIELDS = 100
 MAX_PARAMETERS_BYTES = 16 * 1024
 MAX_PARAMETERS_DEPTH = 16
 MAX_SAFE_INTEGER = 2**53 - 1
+# What `storable` and `not_blank` let pass, for the OpenAPI document.
+STORABLE: dict[str, JsonValue] = {"pattern": r"^[^\u0000]*$"}
+NOT_BLANK: dict[str, JsonValue] = {"pattern": r"^[^\u0000]*[^\u0000\s][^\u0000]*$"}
 JSON = "application/json"
 
 

@@ -12,6 +12,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.openapi.utils import get_openapi
 from pydantic import TypeAdapter
 
+from gateway.contract import complete
 from gateway.problems import ProblemOut
 
 DOCUMENT_PATH = "/api/openapi.json"
@@ -60,7 +61,12 @@ def document(app: FastAPI) -> dict[str, Any]:
     schemas["Problem"] = {**problem, "title": "Problem"}
     made["components"]["securitySchemes"] = {"bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}}
     made["security"] = [{"bearer": []}]
-    return made
+    return complete(made)
+
+
+def render(app: FastAPI) -> bytes:
+    """The document as it is served, and kept in docs/openapi.json."""
+    return orjson.dumps(document(app), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
 
 
 def install(app: FastAPI) -> None:
@@ -69,7 +75,7 @@ def install(app: FastAPI) -> None:
 
     async def serve_document(request: Request) -> Response:
         if not rendered:
-            rendered.append(orjson.dumps(document(app), option=orjson.OPT_INDENT_2))
+            rendered.append(render(app))
         return Response(rendered[0], media_type="application/json")
 
     async def serve_page(request: Request) -> Response:

@@ -9,11 +9,14 @@ import orjson
 from backendai.chat.v1 import chat_pb2 as pb
 from typing_extensions import TypedDict
 
-from gateway.answers import TokensOut, moment, tokens_out
+from gateway.answers import Credits, Id, Moment, TokensOut, moment, tokens_out
 from gateway.problems import Problem
 from services.kit.money import to_credits
 
-STATUS_OF: dict[int, str] = {
+TaskStatus = Literal["processing", "completed", "failed", "cancelled"]
+Speaker = Literal["user", "assistant", "tool"]
+
+STATUS_OF: dict[int, TaskStatus] = {
     pb.TASK_STATE_PROCESSING: "processing",
     pb.TASK_STATE_COMPLETED: "completed",
     pb.TASK_STATE_FAILED: "failed",
@@ -25,11 +28,11 @@ ANSWERED = (pb.TASK_STATE_COMPLETED, pb.TASK_STATE_CANCELLED)
 class MessageOut(TypedDict):
     """A stored message."""
 
-    id: str
-    session_id: str
-    parent_message_id: str | None
+    id: Id
+    session_id: Id
+    parent_message_id: Id | None
     sequence_number: int
-    role: str
+    role: Speaker
     content: str
     tool_calls: list[dict[str, Any]] | None
     tool_call_id: str | None
@@ -38,31 +41,31 @@ class MessageOut(TypedDict):
     ai_model: str | None
     finish_reason: str | None
     usage: TokensOut | None
-    created_at: str
+    created_at: Moment
 
 
 class TurnOut(TypedDict):
     """A turn that was answered."""
 
-    task_id: str
+    task_id: Id
     user_message: MessageOut | None
     ai_messages: list[MessageOut]
     usage: TokensOut | None
-    credits_charged: str
+    credits_charged: Credits
 
 
 class AcceptedOut(TypedDict):
     """A turn that still runs; `Location` is the path to poll."""
 
-    task_id: str
+    task_id: Id
     status: Literal["processing"]
 
 
 class CreditsOut(TypedDict):
     """What a task holds and has cost, in credits."""
 
-    held: str
-    charged: str
+    held: Credits
+    charged: Credits
 
 
 class TaskErrorOut(TypedDict):
@@ -75,12 +78,12 @@ class TaskErrorOut(TypedDict):
 class TaskOut(TypedDict):
     """A task; `processing` is everything before its end."""
 
-    task_id: str
-    status: str
+    task_id: Id
+    status: TaskStatus
     attempt: int
-    created_at: str
-    updated_at: str
-    user_message_id: str | None
+    created_at: Moment
+    updated_at: Moment
+    user_message_id: Id | None
     ai_messages: list[MessageOut] | None
     usage: TokensOut | None
     credits: CreditsOut

@@ -23,6 +23,10 @@ DESCRIPTIONS = {
     "Idempotency-Key": "1 to 255 printable ASCII characters: a repeated request is done once.",
     "If-Match": "The `ETag` that the change is based on, or `*`.",
 }
+SCHEMAS: dict[str, Any] = {
+    # A blank at either end is no part of a header's value.
+    "Idempotency-Key": {"minLength": 1, "maxLength": 255, "pattern": r"^[!-~]([ -~]*[!-~])?$"},
+}
 
 
 def takes(*headers: str) -> dict[str, Any]:
@@ -34,7 +38,7 @@ def takes(*headers: str) -> dict[str, Any]:
                 "in": "header",
                 "required": False,
                 "description": DESCRIPTIONS[name],
-                "schema": {"type": "string"},
+                "schema": {"type": "string", **SCHEMAS.get(name, {})},
             }
             for name in headers
         ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from http import HTTPStatus
 from typing import Annotated, Any, Literal
 
 import orjson
@@ -13,8 +14,8 @@ from google.protobuf.struct_pb2 import Struct
 from pydantic import AfterValidator, ConfigDict, Field, JsonValue, with_config
 from typing_extensions import TypedDict
 
-from gateway.answers import answer, moment
-from gateway.bodies import MAX_PARAMETERS_BYTES, storable, storable_object
+from gateway.answers import Id, Moment, answer, moment
+from gateway.bodies import MAX_PARAMETERS_BYTES, STORABLE, storable, storable_object
 from gateway.calls import Cursor, InWorkspace, Limit, SessionId, WorkspaceCall
 from gateway.preferences import (
     NO_VERSION,
@@ -35,18 +36,18 @@ Provider = Literal["openai", "google", "anthropic", "groq", "deepseek", "local"]
 Framework = Literal["langgraph", "pydantic_ai", "none"]
 Permission = Literal["owner", "write", "read"]
 
-STATUSES: dict[str, pb.SessionStatus.ValueType] = {
+STATUSES: dict[Status, pb.SessionStatus.ValueType] = {
     "active": pb.SESSION_STATUS_ACTIVE,
     "completed": pb.SESSION_STATUS_COMPLETED,
     "archived": pb.SESSION_STATUS_ARCHIVED,
 }
-STATUS_OF: dict[int, str] = {number: word for word, number in STATUSES.items()}
+STATUS_OF: dict[int, Status] = {number: word for word, number in STATUSES.items()}
 SCOPES: dict[str, pb.SessionScope.ValueType] = {
     "owned": pb.SESSION_SCOPE_OWNED,
     "shared": pb.SESSION_SCOPE_SHARED,
     "all": pb.SESSION_SCOPE_UNSPECIFIED,
 }
-PERMISSION_OF: dict[int, str] = {
+PERMISSION_OF: dict[int, Permission] = {
     pb.PERMISSION_OWNER: "owner",
     pb.PERMISSION_WRITE: "write",
     pb.PERMISSION_READ: "read",
@@ -61,8 +62,8 @@ def _small(document: dict[str, Any]) -> dict[str, Any]:
     return document
 
 
-Name = Annotated[str, Field(max_length=255), AfterValidator(storable)]
-Prompt = Annotated[str, Field(max_length=100_000), AfterValidator(storable)]
+Name = Annotated[str, Field(max_length=255, json_schema_extra=STORABLE), AfterValidator(storable)]
+Prompt = Annotated[str, Field(max_length=100_000, json_schema_extra=STORABLE), AfterValidator(storable)]
 Penalty = Annotated[float, Field(ge=-2, le=2)]
 
 EXAMPLE: dict[str, JsonValue] = {
@@ -82,7 +83,7 @@ class SessionIn(TypedDict, total=False):
     name: Name | None
     status: Status
     ai_provider: Provider
-    ai_model: Annotated[str, Field(min_length=1, max_length=100), AfterValidator(storable)]
+    ai_model: Annotated[str, Field(min_length=1, max_length=100, json_schema_extra=STORABLE), AfterValidator(storable)]
     system_prompt: Prompt | None
     temperature: Annotated[float, Field(ge=0, le=2)] | None
     max_tokens: Annotated[int, Field(gt=0, lt=2**31)] | None
@@ -99,11 +100,11 @@ WRITABLE = tuple(SessionIn.__annotations__)
 class SessionOut(TypedDict):
     """A chat session as its caller sees it."""
 
-    id: str
-    workspace_id: str
+    id: Id
+    workspace_id: Id
     user_id: str
     name: str | None
-    status: str
+    status: Status
     ai_provider: str
     ai_model: str
     system_prompt: str | None
@@ -116,12 +117,12 @@ class SessionOut(TypedDict):
     agent_framework: str
     is_shared: bool
     is_public: bool
-    shareable_link_id: str | None
-    my_permission: str
-    active_task_id: str | None
+    shareable_link_id: Id | None
+    my_permission: Permission
+    active_task_id: Id | None
     message_count: int
-    created_at: str
-    updated_at: str
+    created_at: Moment
+    updated_at: Moment
 
 
 def session_out(session: pb.Session) -> SessionOut:
@@ -186,8 +187,10 @@ def to_settings(body: SessionIn) -> pb.SessionSettings:
 
 
 def told(session: pb.Session, status: int = 200) -> Response:
-    """One session with its ETag."""
-    return answer(session_out(session), status, etag(session.version))
+    """One session with its ETag, and its place when it is new."""
+    path = f"/api/workspaces/{session.workspace_id}/chats/{session.id}/"
+    place = {"Location": path} if status == HTTPStatus.CREATED else {}
+    return answer(session_out(session), status, {**etag(session.version), **place})
 
 
 class SessionPage(TypedDict):
@@ -204,13 +207,16 @@ async def list_sessions(
     scope: Annotated[Scope, Query(description="The caller's own, those shared with it, or both.")] = "all",
     status: Annotated[Status | None, Query(description="Only those of this status.")] = None,
     search: Annotated[
-        str | None, Query(max_length=200, description="Words of names and messages."), AfterValidator(storable)
-    ] = None,
+        str,
+        Query(max_length=200, description="Words of names and messages.", json_schema_extra=STORABLE),
+        AfterValidator(storable),
+    ] = "",
     limit: Limit = 50,
     cursor: Cursor = None,
 ) -> Response:
     """Sessions the caller owns or that are shared with it, newest activity first."""
-    filters = {"scope": None if scope == "all" else scope, "status": status, "search": search or None}
+    words = search.strip()
+    filters = {"scope": None if scope == "all" else scope, "status": status, "search": words or None}
     listing = call.parts.cursors.listing(call.request, limit=limit, cursor=cursor, filters=filters)
     found = await listing.fetch(
         lambda: call.parts.chat.ListSessions(
@@ -218,7 +224,7 @@ async def list_sessions(
                 caller=call.caller,
                 scope=SCOPES[scope],
                 status=STATUSES[status] if status else pb.SESSION_STATUS_UNSPECIFIED,
-                search=search or "",
+                search=words,
                 page=listing.page,
             )
         )

@@ -10,8 +10,8 @@ from fastapi import APIRouter, Body, Response
 from pydantic import AfterValidator, ConfigDict, Field, with_config
 from typing_extensions import TypedDict
 
-from gateway.answers import answer, moment
-from gateway.bodies import storable
+from gateway.answers import Credits, Id, Moment, answer, moment
+from gateway.bodies import STORABLE, storable
 from gateway.calls import Cursor, InWorkspace, Limit
 from gateway.preferences import idempotency_key_of, takes
 from gateway.problems import problems
@@ -33,9 +33,9 @@ def _grantable(text: str) -> str:
 class BalanceOut(TypedDict):
     """A workspace's credits; available = balance - held."""
 
-    balance: str
-    held: str
-    available: str
+    balance: Credits
+    held: Credits
+    available: Credits
 
 
 @with_config(
@@ -45,24 +45,24 @@ class GrantIn(TypedDict):
     """Credits to add."""
 
     amount: Annotated[str, Field(pattern=r"^[0-9]{1,10}(\.[0-9]{1,9})?$"), AfterValidator(_grantable)]
-    reason: NotRequired[Annotated[str, Field(max_length=500), AfterValidator(storable)]]
+    reason: NotRequired[Annotated[str, Field(max_length=500, json_schema_extra=STORABLE), AfterValidator(storable)]]
 
 
 class EntryOut(TypedDict):
     """One entry of the ledger; `amount` is negative for a charge."""
 
-    id: str
+    id: Id
     kind: str
-    task_id: str | None
-    session_id: str | None
+    task_id: Id | None
+    session_id: Id | None
     user_id: str | None
     provider: str | None
     model: str | None
     input_tokens: int | None
     output_tokens: int | None
     seconds: float | None
-    amount: str
-    created_at: str
+    amount: Credits
+    created_at: Moment
 
 
 class GrantOut(EntryOut):

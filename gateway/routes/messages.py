@@ -12,7 +12,7 @@ from pydantic import AfterValidator, ConfigDict, Field, with_config
 from typing_extensions import TypedDict
 
 from gateway.answers import answer
-from gateway.bodies import Nothing, not_blank
+from gateway.bodies import NOT_BLANK, Nothing, not_blank
 from gateway.calls import Cursor, InWorkspace, Limit, MessageId, SessionId, WorkspaceCall
 from gateway.outcomes import AcceptedOut, MessageOut, Turn, TurnOut, ended_badly, message_out, turn_out
 from gateway.preferences import (
@@ -33,7 +33,9 @@ router = APIRouter(
 )
 
 
-Content = Annotated[str, Field(min_length=1, max_length=100_000), AfterValidator(not_blank)]
+Content = Annotated[
+    str, Field(min_length=1, max_length=100_000, json_schema_extra=NOT_BLANK), AfterValidator(not_blank)
+]
 
 
 @with_config(

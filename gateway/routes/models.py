@@ -8,7 +8,7 @@ from backendai.billing.v1 import billing_pb2 as pb
 from fastapi import APIRouter, Response
 from typing_extensions import TypedDict
 
-from gateway.answers import answer
+from gateway.answers import Credits, answer
 from gateway.calls import KnownCaller
 from gateway.problems import problems
 from gateway.routing import PrivateRoute
@@ -22,8 +22,8 @@ class TierOut(TypedDict):
     """Prices in credits per million tokens, for prompts of up to so many tokens (null: of any size)."""
 
     up_to_input_tokens: int | None
-    input_price_per_million: str
-    output_price_per_million: str
+    input_price_per_million: Credits
+    output_price_per_million: Credits
 
 
 class ModelOut(TypedDict):
@@ -34,10 +34,10 @@ class ModelOut(TypedDict):
     kind: Literal["chat", "speech"]
     context_window: int | None
     max_output_tokens: int | None
-    input_price_per_million: str | None
-    output_price_per_million: str | None
+    input_price_per_million: Credits | None
+    output_price_per_million: Credits | None
     price_tiers: list[TierOut]
-    audio_price_per_minute: str | None
+    audio_price_per_minute: Credits | None
     priced_on: str
     is_default: bool
 

@@ -10,12 +10,12 @@ import grpc
 from backendai.chat.v1 import chat_pb2 as pb
 from fastapi import APIRouter, Path, Request, Response
 from fastapi.routing import APIRoute
-from pydantic import AfterValidator
+from pydantic import AfterValidator, WithJsonSchema
 from typing_extensions import TypedDict
 
 from gateway import pages
 from gateway.accept import prefers
-from gateway.answers import answer, moment
+from gateway.answers import Moment, answer, moment
 from gateway.calls import UUID_SCHEMA, object_id
 from gateway.openapi import PUBLIC
 from gateway.parts import parts_of
@@ -57,19 +57,22 @@ router = APIRouter(prefix="/api/chats/shared", tags=["public"], route_class=Publ
 LinkId = Annotated[str, Path(description="The public link.", json_schema_extra=UUID_SCHEMA), AfterValidator(object_id)]
 
 
+Speaker = Annotated[str, WithJsonSchema({"type": "string", "enum": ["user", "assistant"]})]
+
+
 class PublicMessageOut(TypedDict):
     """What anyone may see of a message."""
 
-    role: str
+    role: Speaker
     content: str
-    created_at: str
+    created_at: Moment
 
 
 class PublicSessionOut(TypedDict):
     """What anyone may see of a session: never an id, a system prompt, tool traffic or a cost."""
 
     name: str | None
-    created_at: str
+    created_at: Moment
     messages: list[PublicMessageOut]
 
 

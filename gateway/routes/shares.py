@@ -9,20 +9,22 @@ from fastapi import APIRouter, Body, Response
 from pydantic import AfterValidator, ConfigDict, Field, with_config
 from typing_extensions import TypedDict
 
-from gateway.answers import answer, moment
-from gateway.bodies import Nothing, not_blank
+from gateway.answers import Moment, answer, moment
+from gateway.bodies import NOT_BLANK, Nothing, not_blank
 from gateway.calls import Cursor, InWorkspace, Limit, SessionId
 from gateway.preferences import fingerprint, idempotency_key_of, takes
 from gateway.problems import problems
-from gateway.routes.chats import PERMISSION_OF, SessionOut, told
+from gateway.routes.chats import SessionOut, told
 from gateway.routing import PrivateRoute
 
 router = APIRouter(
     prefix="/api/workspaces/{workspace_id}/chats/{session_id}", tags=["sharing"], route_class=PrivateRoute
 )
 
-UserId = Annotated[str, Field(min_length=1, max_length=255), AfterValidator(not_blank)]
-PERMISSIONS: dict[str, pb.Permission.ValueType] = {"read": pb.PERMISSION_READ, "write": pb.PERMISSION_WRITE}
+UserId = Annotated[str, Field(min_length=1, max_length=255, json_schema_extra=NOT_BLANK), AfterValidator(not_blank)]
+Given = Literal["read", "write"]
+PERMISSIONS: dict[Given, pb.Permission.ValueType] = {"read": pb.PERMISSION_READ, "write": pb.PERMISSION_WRITE}
+GIVEN_OF: dict[int, Given] = {number: word for word, number in PERMISSIONS.items()}
 
 
 @with_config(
@@ -32,7 +34,7 @@ class ShareIn(TypedDict):
     """Whom to let in; `permission` is `read` unless given."""
 
     user_id: UserId
-    permission: NotRequired[Literal["read", "write"]]
+    permission: NotRequired[Given]
 
 
 @with_config(ConfigDict(extra="forbid", strict=True, json_schema_extra={"examples": [{"user_id": "bob"}]}))
@@ -46,8 +48,8 @@ class ShareOut(TypedDict):
     """A user's access to a session."""
 
     user_id: str
-    permission: str
-    created_at: str
+    permission: Given
+    created_at: Moment
 
 
 class SharePage(TypedDict):
@@ -62,7 +64,7 @@ def share_out(share: pb.Share) -> ShareOut:
     """A share as JSON."""
     return {
         "user_id": share.user_id,
-        "permission": PERMISSION_OF[share.permission],
+        "permission": GIVEN_OF[share.permission],
         "created_at": moment(share.created_at),
     }
 

@@ -11,7 +11,7 @@ from backendai.speech.v1 import speech_pb2 as pb
 from fastapi import APIRouter, Response
 from typing_extensions import TypedDict
 
-from gateway.answers import answer
+from gateway.answers import Credits, answer
 from gateway.calls import KnownCaller, WorkspaceCall, object_id, workspace_call
 from gateway.preferences import idempotency_key_of, takes
 from gateway.presence import while_connected
@@ -79,7 +79,7 @@ class TranscriptOut(TypedDict):
     text: str
     language: str | None
     duration_seconds: float
-    credits_charged: str
+    credits_charged: Credits
 
 
 @router.post(

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Query, Request, Response
 from pydantic import AfterValidator
 from typing_extensions import TypedDict
 
-from gateway.answers import answer
+from gateway.answers import Credits, answer
 from gateway.bodies import not_blank, storable
 from gateway.calls import InWorkspace
 from gateway.presence import while_connected
@@ -48,7 +48,7 @@ class TranslationOut(TypedDict):
     target: str
     provider: str
     model: str
-    credits_charged: str
+    credits_charged: Credits
 
 
 def _require_utf8(request: Request) -> None:

@@ -6,7 +6,7 @@ from backendai.billing.v1.billing_pb2 import GetCreditUsageRequest
 from fastapi import APIRouter, Response
 from typing_extensions import TypedDict
 
-from gateway.answers import answer
+from gateway.answers import Credits, answer
 from gateway.calls import KnownCaller
 from gateway.problems import problems
 from gateway.routing import PrivateRoute
@@ -18,8 +18,8 @@ router = APIRouter(prefix="/api/users", tags=["users"], route_class=PrivateRoute
 class CreditUsageOut(TypedDict):
     """What the caller's workspaces were given, and what the caller spent in them."""
 
-    total_credit_limit: str
-    total_cost: str
+    total_credit_limit: Credits
+    total_cost: Credits
     percentage_used: float
 
 
