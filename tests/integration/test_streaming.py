@@ -3,19 +3,22 @@
 import asyncio
 import os
 import random
+import re
 import shutil
 import signal
+import threading
 import time
 from decimal import Decimal
 from typing import Any
 
+import httpx
 import nats
 import pytest
 
 from services.kit.bus import EVENTS_STREAM
 from services.kit.tokens import estimate_tokens
 from tests.integration.following import EVENTS, Reader, ask, follow, following, read, sending
-from tests.integration.stack import Stack, User
+from tests.integration.stack import ROOT, Stack, User
 from tests.integration.test_paid_answer import prices, quiet_credits
 from tests.integration.waiting import until
 
@@ -462,3 +465,32 @@ async def test_a_client_that_reads_nothing_for_long_delays_nobody_and_loses_noth
             await ended(alice, path)
             reader = await read(response)
         assert_whole(reader, words(20_000))
+
+
+async def test_the_documented_client_survives_a_gateway_that_is_replaced(pair: Stack) -> None:
+    page = (ROOT / "docs" / "streaming.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    documented: dict[str, Any] = {}
+    exec(compile(code, "docs/streaming.md", "exec"), documented)
+    pair.script("openai", default={"tokens": 100, "token_delay_ms": 30})
+    async with pair.user() as alice:
+        session = await alice.new_session()
+        began = threading.Event()
+
+        def ask_as_documented() -> tuple[list[str], str]:
+            kinds, text = [], ""
+            with httpx.Client(base_url=str(alice.base_url), headers=alice.headers) as client:
+                for kind, _, text in documented["ask"](client, alice.messages(session), "Hello?"):
+                    kinds.append(kind)
+                    if text.count("word") > 5:
+                        began.set()
+            return kinds, text
+
+        asking = asyncio.create_task(asyncio.to_thread(ask_as_documented))
+        await asyncio.to_thread(began.wait, 20)
+        await asyncio.to_thread(pair["gateway0"].stop)
+        pair["gateway0"].start()
+        kinds, text = await asking
+        await asyncio.to_thread(pair.wait_until_ready)
+    assert (kinds[0], kinds[-1], kinds.count("completed")) == ("message", "completed", 1)
+    assert text == words(100)
