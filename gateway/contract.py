@@ -53,8 +53,16 @@ HEADERS: Mapping[tuple[str, str], Document] = {
     ("replace_session", "200"): TAG,
     ("update_session", "200"): TAG,
     ("toggle_public", "200"): TAG,
+    ("send_message", "200"): {"Location": ACCEPTED["Location"]},
+    ("regenerate_answer", "200"): {"Location": ACCEPTED["Location"]},
     ("send_message", "202"): ACCEPTED,
     ("regenerate_answer", "202"): ACCEPTED,
+}
+# A share is what can be revoked, by whom it is of.
+REVOKE = {
+    "operationId": "revoke_share",
+    "parameters": {"workspace_id": "$request.path.workspace_id", "session_id": "$request.path.session_id"},
+    "requestBody": {"user_id": "$response.body#/user_id"},
 }
 # What answers bring that other routes take, by operation and status: path parameter -> where it stands.
 BRINGS: Mapping[tuple[str, str], Mapping[str, str]] = {
@@ -90,6 +98,8 @@ def complete(document: Document) -> Document:
             for target, (target_path, _) in operations.items()
             if _is_reached(path, target_path, brought)
         }
+    for status in ("200", "201"):
+        operations["share_session"][1]["responses"][status]["links"] = {"revoke_share": REVOKE}
     return document
 
 

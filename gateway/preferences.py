@@ -21,6 +21,7 @@ NO_VERSION = -1
 DESCRIPTIONS = {
     "Prefer": "`respond-async` or `wait=N` (seconds), RFC 7240.",
     "Idempotency-Key": "1 to 255 printable ASCII characters: a repeated request is done once.",
+    "Last-Event-ID": "With `Accept: text/event-stream`: the id of the last event that arrived, to resume after it.",
     "If-Match": "The `ETag` that the change is based on, or `*`.",
 }
 SCHEMAS: dict[str, Any] = {

@@ -17,6 +17,12 @@ from gateway.playback import START, Position
 
 MEDIA_TYPE = "text/event-stream"
 PING = b": ping\n\n"
+# For the OpenAPI document, which has no word for events.
+STREAMED: dict[str, Any] = {
+    "description": "With `Accept: text/event-stream`: events `message`, `delta`, `tool_call`, `tool_result`, `reset`, "
+    "and one of `completed`, `failed` and `cancelled`, with ids to resume from.",
+    "content": {MEDIA_TYPE: {"schema": {"type": "string"}}},
+}
 EVENT_ID = re.compile(r"(\d{1,9})\.(\d{1,15})")
 
 

@@ -24,7 +24,7 @@ from gateway.preferences import (
 )
 from gateway.problems import problems
 from gateway.routing import PrivateRoute
-from gateway.sse import EventStream, wants_events
+from gateway.sse import STREAMED, EventStream, wants_events
 from gateway.streams import Client
 from gateway.turns import Begin
 
@@ -53,6 +53,7 @@ class MessageIn(TypedDict):
 
 
 OUTCOMES: dict[int | str, dict[str, Any]] = {
+    200: STREAMED,
     202: {"model": AcceptedOut, "description": "The run goes on; poll `Location`."},
     **problems(400, 401, 402, 403, 404, 409, 413, 415, 422, 502, 503, 504),
 }

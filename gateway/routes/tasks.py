@@ -8,10 +8,11 @@ from fastapi import APIRouter, Response
 from gateway.answers import answer
 from gateway.calls import InWorkspace, SessionId, TaskId
 from gateway.outcomes import TaskOut, task_out
+from gateway.preferences import takes
 from gateway.problems import problems
 from gateway.routes.messages import client_of, read_task
 from gateway.routing import PrivateRoute
-from gateway.sse import EventStream, last_event_id, wants_events
+from gateway.sse import STREAMED, EventStream, last_event_id, wants_events
 
 router = APIRouter(
     prefix="/api/workspaces/{workspace_id}/chats/{session_id}/messages/agent-task-status",
@@ -23,7 +24,13 @@ router = APIRouter(
 CANCEL_SECONDS = 10.0
 
 
-@router.get("/{task_id}/", operation_id="get_task", response_model=TaskOut, responses=problems(401, 404))
+@router.get(
+    "/{task_id}/",
+    operation_id="get_task",
+    response_model=TaskOut,
+    responses={200: {"content": STREAMED["content"]}, **problems(401, 404)},
+    openapi_extra=takes("Last-Event-ID"),
+)
 async def get_task(call: InWorkspace, session_id: SessionId, task_id: TaskId) -> Response:
     """Poll a task, or follow it as it runs: with `Accept: text/event-stream`, from `Last-Event-ID` on."""
     if wants_events(call.request):
