@@ -6,7 +6,9 @@ import asyncio
 import json
 import math
 import os
+import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import structlog
@@ -27,6 +29,7 @@ class Decoders:
 
     def __init__(self, count: int, *, timeout_seconds: float) -> None:
         self._places = asyncio.Semaphore(count)
+        self._watchers = ThreadPoolExecutor(count, "decoder")
         self._timeout_seconds = timeout_seconds
 
     async def measure(self, spool: Spool, format: Format, *, max_seconds: float) -> float:
@@ -37,32 +40,36 @@ class Decoders:
         async with self._places:
             try:
                 async with asyncio.timeout(self._timeout_seconds):
-                    status, said = await _run(spool, format, max_seconds)
+                    status, said = await self._run(spool, format, max_seconds)
             except TimeoutError:
                 log.warning("decoder_too_slow", size=spool.size, format=format.name)
                 raise Unavailable from None
         return _seconds(status, said)
 
+    async def _run(self, spool: Spool, format: Format, max_seconds: float) -> tuple[int, bytes]:
+        """The child's exit status and what it printed. It does not outlive this call."""
+        child = _spawn(spool.fileno(), format.name, str(spool.size), str(max_seconds))
+        try:
+            said, _ = await asyncio.get_running_loop().run_in_executor(self._watchers, child.communicate)
+            return child.returncode, said
+        finally:
+            child.kill()
 
-async def _run(spool: Spool, format: Format, max_seconds: float) -> tuple[int, bytes]:
-    """The child's exit status and what it printed. It does not outlive this call."""
-    number = spool.fileno()
-    child = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", PROGRAM, str(number), format.name, str(spool.size), str(max_seconds)),
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.DEVNULL,
+
+def _spawn(number: int, *arguments: str) -> subprocess.Popen[bytes]:
+    """A child that inherits one file and knows nothing else.
+
+    Not asyncio's: uvloop forks this process, and gRPC begins its threads anew in the fork, where one of them may crash
+    before the decoder is even loaded. This child is made by vfork, which nobody is told of.
+    """
+    return subprocess.Popen(  # noqa: S603  # this very Python, and no word of a stranger's
+        (sys.executable, "-m", PROGRAM, str(number), *arguments),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
         pass_fds=(number,),
         env={"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
     )
-    try:
-        said, _ = await child.communicate()
-    finally:
-        if child.returncode is None:
-            child.kill()
-            await asyncio.shield(child.wait())
-    status = child.returncode
-    return (status if status is not None else -1), said
 
 
 def _seconds(status: int, said: bytes) -> float:

@@ -91,7 +91,14 @@ async def test_a_caller_that_leaves_takes_the_child_along() -> None:
 
 
 async def children_now() -> list[psutil.Process]:
-    return [child for child in psutil.Process().children() if measure.PROGRAM in child.cmdline()]
+    return [child for child in psutil.Process().children() if _decodes(child)]
+
+
+def _decodes(child: psutil.Process) -> bool:
+    try:
+        return measure.PROGRAM in child.cmdline()
+    except psutil.Error:  # it has ended
+        return False
 
 
 async def no_child_is_left() -> None:
@@ -130,7 +137,7 @@ async def test_the_child_is_bounded_and_knows_no_secret(monkeypatch: pytest.Monk
         await spool.flush()
         format = find_format(spool.reader())
         assert format is not None
-        _, said = await measure._run(spool, format, 1.0)
+        _, said = await Decoders(1, timeout_seconds=30)._run(spool, format, 1.0)
     environment, limits = json.loads(said)["because"]
     assert set(environment) <= {"PYTHONPATH", "LC_CTYPE"}
     assert limits == [
