@@ -51,8 +51,9 @@ def main(argv: list[str]) -> None:
 def bound() -> None:
     """Take from this process what it does not need."""
     os.nice(NICENESS)
+    # At the first limit the process is told why it ends, SIGXCPU; at the second it would look like anybody's SIGKILL.
+    resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS + 1))
     for limit, most in (
-        (resource.RLIMIT_CPU, CPU_SECONDS),
         (resource.RLIMIT_AS, MEMORY_BYTES),
         (resource.RLIMIT_NOFILE, OPEN_FILES),
         (resource.RLIMIT_FSIZE, 0),

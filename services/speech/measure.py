@@ -6,6 +6,7 @@ import asyncio
 import json
 import math
 import os
+import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +23,8 @@ log = structlog.get_logger()
 
 PROGRAM = "services.speech.decoder"
 MILLISECONDS = 1_000
+# Such as the kernel, when the machine has no memory left.
+ENDED_BY_OTHERS = (-signal.SIGKILL, -signal.SIGTERM)
 
 
 class Decoders:
@@ -48,7 +51,11 @@ class Decoders:
 
     async def _run(self, spool: Spool, format: Format, max_seconds: float) -> tuple[int, bytes]:
         """The child's exit status and what it printed. It does not outlive this call."""
-        child = _spawn(spool.fileno(), format.name, str(spool.size), str(max_seconds))
+        try:
+            child = _spawn(spool.fileno(), format.name, str(spool.size), str(max_seconds))
+        except OSError as error:  # too many processes, no memory
+            log.error("decoder_not_started", errno=error.errno)
+            raise Unavailable from error
         try:
             said, _ = await asyncio.get_running_loop().run_in_executor(self._watchers, child.communicate)
             return child.returncode, said
@@ -73,12 +80,14 @@ def _spawn(number: int, *arguments: str) -> subprocess.Popen[bytes]:
 
 
 def _seconds(status: int, said: bytes) -> float:
-    """What the child found. One that was killed, by its bounds or by what it read, has found nothing."""
+    """What the child found. One that ended by a signal of its own making has found nothing that can be decoded."""
+    if status in ENDED_BY_OTHERS:
+        log.warning("decoder_killed", signal=-status)
+        raise Unavailable
     if status > 0:
         raise RuntimeError(f"{PROGRAM} ended with {status}")
-    told: dict[str, Any] = (
-        json.loads(said) if status == 0 else {"refused": "undecodable", "because": f"signal {-status}"}
-    )
+    fault = {"refused": "undecodable", "because": f"signal {-status}"}
+    told: dict[str, Any] = json.loads(said) if status == 0 else fault
     if told.get("refused") == "too_long":
         return math.inf
     if "refused" in told:

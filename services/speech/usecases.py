@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import structlog
+
 from services.kit.errors import Unavailable
 from services.kit.spool import Spool
 from services.kit.upstream import ProviderTimeout, Retries
@@ -17,6 +19,8 @@ from services.speech.errors import AudioEmpty, AudioTooLarge, AudioTypeUnsupport
 from services.speech.formats import find_format
 from services.speech.measure import Decoders
 from services.speech.providers import Provider, Recording
+
+log = structlog.get_logger()
 
 # Of a caller's patience this much is kept for the settlement.
 SETTLE_SECONDS = 2.0
@@ -120,14 +124,24 @@ async def _record(spool: Spool, chunks: AsyncIterator[bytes], job: Job) -> Recor
     async for chunk in chunks:
         if spool.size + len(chunk) > MAX_BYTES:
             raise AudioTooLarge
-        await spool.write(chunk)
-    await spool.flush()
+        await _write(spool, chunk)
+    await _write(spool, b"", flush=True)
     if not spool.size:
         raise AudioEmpty
     format = find_format(spool.reader())
     if format is None:
         raise AudioTypeUnsupported
     return Recording(spool, format, job.language)
+
+
+async def _write(spool: Spool, chunk: bytes, *, flush: bool = False) -> None:
+    try:
+        await spool.write(chunk)
+        if flush:
+            await spool.flush()
+    except OSError as error:
+        log.error("spool_failed", errno=error.errno)
+        raise Unavailable from error
 
 
 def _now() -> float:

@@ -10,7 +10,7 @@ import av
 import psutil
 import pytest
 
-from services.kit.errors import Unavailable
+from services.kit.errors import DomainError, Unavailable
 from services.kit.spool import Spool
 from services.speech import decoder, measure
 from services.speech.errors import AudioUndecodable
@@ -108,10 +108,30 @@ async def no_child_is_left() -> None:
     await until(none, saying="the child's end")
 
 
-@pytest.mark.parametrize("number", [signal.SIGXCPU, signal.SIGKILL, signal.SIGSEGV])
-def test_a_child_that_is_killed_has_found_nothing(number: signal.Signals) -> None:
-    with pytest.raises(AudioUndecodable):
+@pytest.mark.parametrize(
+    ("number", "error"),
+    [
+        (signal.SIGXCPU, AudioUndecodable),
+        (signal.SIGSEGV, AudioUndecodable),
+        (signal.SIGABRT, AudioUndecodable),
+        (signal.SIGKILL, Unavailable),
+        (signal.SIGTERM, Unavailable),
+    ],
+)
+def test_a_child_that_ends_by_itself_is_the_file_s_fault(number: signal.Signals, error: type[DomainError]) -> None:
+    with pytest.raises(error):
         measure._seconds(-number, b"")
+
+
+async def test_too_much_work_is_ended_by_the_processor_s_clock(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    program = tmp_path / "endless.py"
+    program.write_text(
+        "from services.speech import decoder\ndecoder.CPU_SECONDS = 1\ndecoder.bound()\nwhile True: pass\n"
+    )
+    monkeypatch.setattr(measure, "PROGRAM", "endless")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(AudioUndecodable):
+        await seconds_of(tone("mp3"))
 
 
 def test_a_child_that_can_not_start_is_a_defect_of_ours() -> None:
@@ -141,7 +161,7 @@ async def test_the_child_is_bounded_and_knows_no_secret(monkeypatch: pytest.Monk
     environment, limits = json.loads(said)["because"]
     assert set(environment) <= {"PYTHONPATH", "LC_CTYPE"}
     assert limits == [
-        [decoder.CPU_SECONDS, decoder.CPU_SECONDS],
+        [decoder.CPU_SECONDS, decoder.CPU_SECONDS + 1],
         [decoder.MEMORY_BYTES, decoder.MEMORY_BYTES],
         [0, 0],
     ]
