@@ -23,6 +23,8 @@ async def banner(settings: Settings, data: DataDirectory) -> str:
     """What is printed once everything answers."""
     url = gateway_url(settings)
     lines = [("Gateway", url), ("API docs", f"{url}/api/docs"), ("Model", " / ".join(default_model(settings)))]
+    if settings.translator == "placeholder":
+        lines.append(("Translate", "a placeholder; OPENAI_API_KEY or GOOGLE_API_KEY makes it real"))
     if settings.auth_jwks_url:
         return _framed(lines, f"Tokens come from the issuer whose keys are at {settings.auth_jwks_url}.")
     workspace = str(data.demo_workspace)

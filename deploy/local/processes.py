@@ -7,10 +7,13 @@ from dataclasses import dataclass
 from deploy.local.ai import MODEL as LOCAL_MODEL
 from deploy.local.runner import Child
 from deploy.local.server import LOOPBACK, Command, free_port
-from deploy.local.settings import DEFAULT_MODELS, ROOT, Settings, inherited
+from deploy.local.settings import DEFAULT_MODELS, ROOT, TRANSLATORS, Settings, inherited
 from deploy.local.state import RUNNER_VARIABLE, DataDirectory
 
 EDGE, CORE, SERVERS = range(3)  # the order in which they stop: who calls before who is called
+
+# Those that others call, and so must be told where to find.
+CALLED = ("billing", "chat", "translate")
 
 # Only the processes named here see these.
 NEEDS = {
@@ -18,6 +21,7 @@ NEEDS = {
     "chat": ("DATABASE_URL", "NATS_URL"),
     "billing": ("DATABASE_URL",),
     "agent": ("NATS_URL", *(f"{name.upper()}_API_KEY" for name in DEFAULT_MODELS)),
+    "translate": tuple(f"{name.upper()}_API_KEY" for name in TRANSLATORS),
 }
 PRIVATE = {name for names in NEEDS.values() for name in names}
 
@@ -66,12 +70,16 @@ def default_model(settings: Settings) -> tuple[str, str]:
 
 def services(settings: Settings, env: dict[str, str]) -> Iterator[Child]:
     """The project's own processes, wired to each other on free ports."""
-    billings = [free_port() for _ in range(settings.billings)]
-    chats = [free_port() for _ in range(settings.chats)]
-    agents = [free_port() for _ in range(settings.agents)]
-    env = {**env, "CHAT_ADDRESS": _target(chats), "BILLING_ADDRESS": _target(billings)}
-    for kind, stage, ports in (("billing", CORE, billings), ("chat", CORE, chats), ("agent", EDGE, agents)):
-        for name, port in _numbered(kind, ports):
+    kinds = (
+        ("billing", CORE, settings.billings),
+        ("chat", CORE, settings.chats),
+        ("agent", EDGE, settings.agents),
+        ("translate", EDGE, settings.translates),
+    )
+    ports = {kind: [free_port() for _ in range(count)] for kind, _stage, count in kinds}
+    env = {**env, **{f"{kind.upper()}_ADDRESS": _target(ports[kind]) for kind in CALLED}}
+    for kind, stage, _count in kinds:
+        for name, port in _numbered(kind, ports[kind]):
             own = {**env, f"{kind.upper()}_LISTEN": f"{LOOPBACK}:{port}"}
             yield Child(name, _command(kind, f"services.{kind}", own), stage, port)
     for name, port in _numbered("gateway", range(settings.gateway_port, settings.gateway_port + settings.gateways)):

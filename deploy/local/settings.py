@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 import dotenv
 from pydantic import Field, SecretStr, ValidationError, model_validator
@@ -20,6 +20,9 @@ DEFAULT_MODELS = {
     "groq": "openai/gpt-oss-20b",
     "deepseek": "deepseek-flash",
 }
+
+# The providers that can translate, in the order in which a key makes one the default.
+TRANSLATORS = ("openai", "google")
 
 
 class Settings(BaseSettings):
@@ -58,11 +61,15 @@ class Settings(BaseSettings):
     )
     default_ai_provider: str | None = Field(None, description="The provider of a session that names none.")
     default_ai_model: str | None = Field(None, description="The model of a session that names none.")
+    translate_provider: Literal["openai", "google", "placeholder"] | None = Field(
+        None, description="Who translates; the first one with a key when unset."
+    )
 
     gateways: int = Field(1, ge=1, le=16, description="How many gateways run.")
     chats: int = Field(1, ge=1, le=16, description="How many chat processes run.")
     billings: int = Field(1, ge=1, le=16, description="How many billing processes run.")
     agents: int = Field(1, ge=1, le=16, description="How many agents run.")
+    translates: int = Field(1, ge=1, le=16, description="How many translate processes run.")
 
     log_level: str = Field("info", description="debug shows what PostgreSQL and NATS say, too.")
 
@@ -70,6 +77,14 @@ class Settings(BaseSettings):
     def _one_way_to_know_a_caller(self) -> Self:
         if self.auth_jwt_secret and self.auth_jwks_url:
             raise ValueError("set AUTH_JWKS_URL or AUTH_JWT_SECRET, not both")
+        return self
+
+    @model_validator(mode="after")
+    def _the_translator_has_a_key(self) -> Self:
+        if self.translate_provider in TRANSLATORS and self.translate_provider not in self.keyed_providers:
+            raise ValueError(
+                f"TRANSLATE_PROVIDER={self.translate_provider} needs {self.translate_provider.upper()}_API_KEY"
+            )
         return self
 
     @classmethod
@@ -91,6 +106,11 @@ class Settings(BaseSettings):
     def keyed_providers(self) -> list[str]:
         """The providers with a key."""
         return [name for name in DEFAULT_MODELS if getattr(self, f"{name}_api_key")]
+
+    @property
+    def translator(self) -> str:
+        """Who translates; `placeholder` translates nothing and says so."""
+        return self.translate_provider or next((n for n in TRANSLATORS if n in self.keyed_providers), "placeholder")
 
     @property
     def providers(self) -> str:

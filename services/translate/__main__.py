@@ -13,8 +13,6 @@ from services.kit.upstream import Retries
 from services.translate.billing import Billing
 from services.translate.flights import Flights
 from services.translate.providers import Provider
-from services.translate.providers.google import Google
-from services.translate.providers.openai import OpenAI
 from services.translate.providers.placeholder import Placeholder
 from services.translate.servicer import TranslateServicer
 from services.translate.settings import Settings, keep_libraries_quiet
@@ -27,12 +25,16 @@ log = structlog.get_logger()
 
 
 def make_provider(settings: Settings) -> Provider:
-    """The one that is configured."""
+    """The one that is configured. The other's SDK is not even loaded: each takes a second and 50 MB."""
     key = settings.key_of(settings.provider)
     if key is None:
         return Placeholder()
     if settings.provider == "google":
+        from services.translate.providers.google import Google
+
         return Google(settings.model, api_key=key.get_secret_value(), base_url=settings.google_base_url)
+    from services.translate.providers.openai import OpenAI
+
     return OpenAI(settings.model, api_key=key.get_secret_value(), base_url=settings.openai_base_url)
 
 
