@@ -193,9 +193,10 @@ def of_http(error: HTTPException, scope: Scope) -> Problem:
 
 
 def _methods_at(scope: Scope) -> set[str]:
-    """All methods of the path, whichever routes they are of."""
-    matching = (route for route in scope["app"].routes if route.matches(scope)[0] is not Match.NONE)
-    return {method for route in matching for method in getattr(route, "methods", None) or ()}
+    """All methods of the path, whichever routes they are of. A fixed word is not what an id stands for elsewhere."""
+    matching = [route for route in scope["app"].routes if route.matches(scope)[0] is not Match.NONE]
+    same = (route for route in matching if route.path == matching[0].path)
+    return {method for route in same for method in getattr(route, "methods", None) or ()}
 
 
 def install(app: FastAPI) -> None:
