@@ -30,5 +30,5 @@ def usual_answers(request: pytest.FixtureRequest) -> Iterator[None]:
     yield
     for name in {"stack", "pair"} & set(request.fixturenames):
         running: Stack = request.getfixturevalue(name)
-        for provider in ("openai", "gemini"):
+        for provider in ("openai", "gemini", "whisper"):
             running.script(provider, default={})

@@ -17,7 +17,7 @@ import httpx
 import jwt
 
 from deploy.local.nats import Nats
-from deploy.local.server import LOOPBACK, Command, free_port
+from deploy.local.server import LOOPBACK, Command, free_port, listens
 
 ROOT = Path(__file__).parent.parent.parent
 SECRET = "integration-tests-sign-their-tokens-with-this"
@@ -86,11 +86,12 @@ class Stack:
     ) -> None:
         self.folder = folder
         self.nats = Nats(folder / "nats")
-        self.openai_url = f"http://{LOOPBACK}:{free_port()}"
-        self.gemini_url = f"http://{LOOPBACK}:{free_port()}"
-        counts = dict.fromkeys(("gateway", "chat", "billing", "agent"), of_each)
+        fakes = {name: free_port() for name in ("openai", "gemini", "whisper")}
+        self._fakes = {name: f"http://{LOOPBACK}:{port}" for name, port in fakes.items()}
+        counts = dict.fromkeys(("gateway", "chat", "billing", "agent", "speech", "translate"), of_each)
         counts["agent"] = agents or of_each
         ports = {name: [free_port() for _ in range(count)] for name, count in counts.items()}
+        self._beside = [*ports["speech"], *ports["translate"]]
         self.gateway_urls = [f"http://{LOOPBACK}:{port}" for port in ports["gateway"]]
         shared = {
             "PATH": os.defpath,
@@ -101,11 +102,13 @@ class Stack:
             "NATS_URL": self.nats.url,
             "CHAT_ADDRESS": _target(ports["chat"]),
             "BILLING_ADDRESS": _target(ports["billing"]),
+            "SPEECH_ADDRESS": _target(ports["speech"]),
+            "TRANSLATE_ADDRESS": _target(ports["translate"]),
             "AI_PROVIDERS": "openai,google",
             "OPENAI_API_KEY": "sk-integration",
-            "OPENAI_BASE_URL": f"{self.openai_url}/v1",
+            "OPENAI_BASE_URL": f"{self._fakes['openai']}/v1",
             "GOOGLE_API_KEY": "google-integration",
-            "GOOGLE_BASE_URL": self.gemini_url,
+            "GOOGLE_BASE_URL": self._fakes["gemini"],
             "DEFAULT_AI_PROVIDER": "openai",
             "DEFAULT_AI_MODEL": "gpt-4o-mini",
             "AUTH_JWT_SECRET": SECRET,
@@ -114,12 +117,13 @@ class Stack:
             **(env or {}),
         }
         self.processes: dict[str, Process] = {}
-        self._add("openai", ("tests.fakes.openai", "--port", self.openai_url.rpartition(":")[2]), shared)
-        self._add("gemini", ("tests.fakes.gemini", "--port", self.gemini_url.rpartition(":")[2]), shared)
-        for service in ("billing", "chat", "agent"):
+        for name, port in fakes.items():
+            self._add(name, (f"tests.fakes.{name}", "--port", str(port)), shared)
+        own = {"speech": {"OPENAI_BASE_URL": f"{self._fakes['whisper']}/v1"}}
+        for service in ("billing", "chat", "agent", "speech", "translate"):
             for number, port in enumerate(ports[service]):
-                listen = {f"{service.upper()}_LISTEN": f"{LOOPBACK}:{port}"}
-                self._add(f"{service}{number}", (f"services.{service}",), {**shared, **listen})
+                told = {f"{service.upper()}_LISTEN": f"{LOOPBACK}:{port}", **own.get(service, {})}
+                self._add(f"{service}{number}", (f"services.{service}",), {**shared, **told})
         for number, port in enumerate(ports["gateway"]):
             self._add(f"gateway{number}", ("gateway",), {**shared, "GATEWAY_PORT": str(port)})
 
@@ -138,8 +142,11 @@ class Stack:
         return self
 
     def wait_until_ready(self) -> None:
-        """Wait until every gateway says it is ready."""
+        """Wait until every gateway says it is ready, and what its readiness does not tell of listens."""
         deadline = time.monotonic() + START_SECONDS
+        while not all(map(listens, self._beside)):
+            assert time.monotonic() < deadline, f"not all processes listen; the logs are in {self.folder}"
+            time.sleep(POLL_SECONDS)
         for url in self.gateway_urls:
             while not _answers(f"{url}/readyz"):
                 assert time.monotonic() < deadline, f"{url} is not ready; the logs are in {self.folder}"
@@ -168,13 +175,11 @@ class Stack:
 
     def script(self, provider: str, **fields: object) -> None:
         """Tell a provider fake how to answer, by default or next."""
-        url = self.openai_url if provider == "openai" else self.gemini_url
-        httpx.post(f"{url}/_script", json=fields).raise_for_status()
+        httpx.post(f"{self._fakes[provider]}/_script", json=fields).raise_for_status()
 
     def requests(self, provider: str) -> list[dict[str, object]]:
         """What a provider fake was sent."""
-        url = self.openai_url if provider == "openai" else self.gemini_url
-        found: list[dict[str, object]] = httpx.get(f"{url}/_requests").json()
+        found: list[dict[str, object]] = httpx.get(f"{self._fakes[provider]}/_requests").json()
         return found
 
 
