@@ -23,6 +23,8 @@ async def banner(settings: Settings, data: DataDirectory) -> str:
     """What is printed once everything answers."""
     url = gateway_url(settings)
     lines = [("Gateway", url), ("API docs", f"{url}/api/docs"), ("Model", " / ".join(default_model(settings)))]
+    if settings.transcriber == "local" and not settings.speech_local_base_url:
+        lines.append(("Speech", "a small recogniser of English that guesses; OPENAI_API_KEY makes it good"))
     if settings.translator == "placeholder":
         lines.append(("Translate", "a placeholder; OPENAI_API_KEY or GOOGLE_API_KEY makes it real"))
     if settings.auth_jwks_url:

@@ -13,7 +13,7 @@ from deploy.local.state import RUNNER_VARIABLE, DataDirectory
 EDGE, CORE, SERVERS = range(3)  # the order in which they stop: who calls before who is called
 
 # Those that others call, and so must be told where to find.
-CALLED = ("billing", "chat", "translate")
+CALLED = ("billing", "chat", "speech", "translate")
 
 # Only the processes named here see these.
 NEEDS = {
@@ -21,6 +21,7 @@ NEEDS = {
     "chat": ("DATABASE_URL", "NATS_URL"),
     "billing": ("DATABASE_URL",),
     "agent": ("NATS_URL", *(f"{name.upper()}_API_KEY" for name in DEFAULT_MODELS)),
+    "speech": ("OPENAI_API_KEY",),
     "translate": tuple(f"{name.upper()}_API_KEY" for name in TRANSLATORS),
 }
 PRIVATE = {name for names in NEEDS.values() for name in names}
@@ -33,6 +34,7 @@ class Backends:
     database_url: str
     nats_url: str
     local_base_url: str
+    speech_local_base_url: str
 
 
 def environment(settings: Settings, data: DataDirectory, backends: Backends) -> dict[str, str]:
@@ -56,6 +58,7 @@ def environment(settings: Settings, data: DataDirectory, backends: Backends) -> 
         "DATABASE_URL": backends.database_url,
         "NATS_URL": backends.nats_url,
         "LOCAL_BASE_URL": backends.local_base_url,
+        "SPEECH_LOCAL_BASE_URL": backends.speech_local_base_url,
         "PYTHONPATH": f"{ROOT}:{ROOT / 'proto' / 'gen'}",
         "PYTHONUNBUFFERED": "1",
         RUNNER_VARIABLE: str(data.path),
@@ -74,6 +77,7 @@ def services(settings: Settings, env: dict[str, str]) -> Iterator[Child]:
         ("billing", CORE, settings.billings),
         ("chat", CORE, settings.chats),
         ("agent", EDGE, settings.agents),
+        ("speech", EDGE, settings.speeches),
         ("translate", EDGE, settings.translates),
     )
     ports = {kind: [free_port() for _ in range(count)] for kind, _stage, count in kinds}

@@ -65,10 +65,18 @@ class Settings(BaseSettings):
         None, description="Who translates; the first one with a key when unset."
     )
 
+    speech_provider: Literal["openai", "local"] | None = Field(
+        None, description="Who transcribes; openai with its key, else local, when unset."
+    )
+    speech_local_base_url: str | None = Field(
+        None, description="A server of OpenAI's transcriptions to use instead of the embedded recogniser."
+    )
+
     gateways: int = Field(1, ge=1, le=16, description="How many gateways run.")
     chats: int = Field(1, ge=1, le=16, description="How many chat processes run.")
     billings: int = Field(1, ge=1, le=16, description="How many billing processes run.")
     agents: int = Field(1, ge=1, le=16, description="How many agents run.")
+    speeches: int = Field(1, ge=1, le=16, description="How many speech processes run.")
     translates: int = Field(1, ge=1, le=16, description="How many translate processes run.")
 
     log_level: str = Field("info", description="debug shows what PostgreSQL and NATS say, too.")
@@ -85,6 +93,12 @@ class Settings(BaseSettings):
             raise ValueError(
                 f"TRANSLATE_PROVIDER={self.translate_provider} needs {self.translate_provider.upper()}_API_KEY"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _openai_transcribes_with_its_key(self) -> Self:
+        if self.speech_provider == "openai" and self.openai_api_key is None:
+            raise ValueError("SPEECH_PROVIDER=openai needs OPENAI_API_KEY")
         return self
 
     @classmethod
@@ -111,6 +125,11 @@ class Settings(BaseSettings):
     def translator(self) -> str:
         """Who translates; `placeholder` translates nothing and says so."""
         return self.translate_provider or next((n for n in TRANSLATORS if n in self.keyed_providers), "placeholder")
+
+    @property
+    def transcriber(self) -> str:
+        """Who transcribes: openai or local."""
+        return self.speech_provider or ("openai" if self.openai_api_key else "local")
 
     @property
     def providers(self) -> str:

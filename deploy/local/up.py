@@ -16,6 +16,7 @@ from deploy.local.output import say, show
 from deploy.local.postgres import Postgres
 from deploy.local.problem import Problem
 from deploy.local.processes import CORE, EDGE, SERVERS, Backends, environment, services
+from deploy.local.recogniser import Recogniser
 from deploy.local.runner import Child, Runner
 from deploy.local.server import Server, is_free, listens
 from deploy.local.settings import ROOT, Settings
@@ -95,17 +96,24 @@ async def _serve(settings: Settings, data: DataDirectory, runner: Runner) -> Non
 async def _start_servers(settings: Settings, data: DataDirectory, runner: Runner) -> Backends:
     """Start the servers that no setting replaces."""
     postgres, nats, ai = Postgres(data.path / "postgres"), Nats(data.path / "nats"), LocalAI(data.path / "ai")
+    recogniser = Recogniser(data.path / "recogniser")
     replaced: dict[Server, str | None] = {
         postgres: settings.database_url,
         nats: settings.nats_url,
         ai: settings.local_base_url or ("" if "local" not in settings.providers.split(",") else None),
+        recogniser: settings.speech_local_base_url or ("" if settings.transcriber != "local" else None),
     }
     started = [server for server, url in replaced.items() if url is None]
     await asyncio.gather(*(_start_server(server, data, runner) for server in started))
     if postgres in started:
         await asyncio.to_thread(postgres.create_database, postgres.database)
     urls = {server: server.url if url is None else url for server, url in replaced.items()}
-    return Backends(database_url=urls[postgres], nats_url=urls[nats], local_base_url=urls[ai])
+    return Backends(
+        database_url=urls[postgres],
+        nats_url=urls[nats],
+        local_base_url=urls[ai],
+        speech_local_base_url=urls[recogniser],
+    )
 
 
 async def _start_server(server: Server, data: DataDirectory, runner: Runner) -> None:
