@@ -34,6 +34,7 @@ from tests.integration.stack import ROOT, Stack
 SESSIONS, WORKSPACES = 200, 8
 WARM_UP_TURNS = 200
 QUESTION = "What is the capital of France?"
+LITELLM_KEY = "sk-litellm-of-a-benchmark-on-loopback-0123456789"
 LITELLM_START_SECONDS = 90.0
 
 Turn = Callable[[int], Awaitable[None]]
@@ -128,6 +129,7 @@ def litellm(binary: str, openai_url: str, folder: Path) -> Iterator[tuple[str, i
         "model_list:\n"
         "  - model_name: fake\n"
         f"    litellm_params: {{model: openai/gpt-4o-mini, api_base: '{openai_url}/v1', api_key: sk-bench}}\n"
+        f"general_settings: {{master_key: '{LITELLM_KEY}'}}\n"
     )
     port = free_port()
     argv = [binary, "--config", str(config), "--host", LOOPBACK, "--port", str(port), "--num_workers", "2"]
@@ -143,10 +145,11 @@ def litellm(binary: str, openai_url: str, folder: Path) -> Iterator[tuple[str, i
 
 async def litellm_turn(url: str, http: aiohttp.ClientSession) -> Turn:
     """A chat completion, once the proxy answers."""
+    headers = {"Authorization": f"Bearer {LITELLM_KEY}"}
     body = {"model": "fake", "messages": [{"role": "user", "content": QUESTION}]}
 
     async def turn(_connection: int) -> None:
-        async with http.post(f"{url}/v1/chat/completions", json=body) as response:
+        async with http.post(f"{url}/v1/chat/completions", json=body, headers=headers) as response:
             assert response.status == 200, await response.text()
             await response.read()
 
@@ -168,14 +171,14 @@ async def run(arguments: argparse.Namespace, folder: Path) -> None:
             turn = await product_turn(stack, http)
             for number in range(WARM_UP_TURNS):
                 await turn(number % 32)
-            ours = [process.pid for name, process in stack.processes.items() if name not in ("openai", "gemini")]
+            ours = [process.pid for name, process in stack.processes.items() if name not in stack.fakes]
             for connections in arguments.connections:
                 print(
                     await measure("product", turn, connections=connections, seconds=arguments.seconds, root_pids=ours)
                 )
             if not arguments.litellm:
                 return
-            with litellm(arguments.litellm, stack.openai_url, folder) as (url, pid):
+            with litellm(arguments.litellm, stack.fakes["openai"], folder) as (url, pid):
                 rival = await litellm_turn(url, http)
                 for _ in range(WARM_UP_TURNS):
                     await rival(0)

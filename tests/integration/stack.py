@@ -87,7 +87,7 @@ class Stack:
         self.folder = folder
         self.nats = Nats(folder / "nats")
         fakes = {name: free_port() for name in ("openai", "gemini", "whisper")}
-        self._fakes = {name: f"http://{LOOPBACK}:{port}" for name, port in fakes.items()}
+        self.fakes = {name: f"http://{LOOPBACK}:{port}" for name, port in fakes.items()}
         counts = dict.fromkeys(("gateway", "chat", "billing", "agent", "speech", "translate"), of_each)
         counts["agent"] = agents or of_each
         ports = {name: [free_port() for _ in range(count)] for name, count in counts.items()}
@@ -106,9 +106,9 @@ class Stack:
             "TRANSLATE_ADDRESS": _target(ports["translate"]),
             "AI_PROVIDERS": "openai,google",
             "OPENAI_API_KEY": "sk-integration",
-            "OPENAI_BASE_URL": f"{self._fakes['openai']}/v1",
+            "OPENAI_BASE_URL": f"{self.fakes['openai']}/v1",
             "GOOGLE_API_KEY": "google-integration",
-            "GOOGLE_BASE_URL": self._fakes["gemini"],
+            "GOOGLE_BASE_URL": self.fakes["gemini"],
             "DEFAULT_AI_PROVIDER": "openai",
             "DEFAULT_AI_MODEL": "gpt-4o-mini",
             "AUTH_JWT_SECRET": SECRET,
@@ -119,7 +119,7 @@ class Stack:
         self.processes: dict[str, Process] = {}
         for name, port in fakes.items():
             self._add(name, (f"tests.fakes.{name}", "--port", str(port)), shared)
-        own = {"speech": {"OPENAI_BASE_URL": f"{self._fakes['whisper']}/v1"}}
+        own = {"speech": {"OPENAI_BASE_URL": f"{self.fakes['whisper']}/v1"}}
         for service in ("billing", "chat", "agent", "speech", "translate"):
             for number, port in enumerate(ports[service]):
                 told = {f"{service.upper()}_LISTEN": f"{LOOPBACK}:{port}", **own.get(service, {})}
@@ -175,11 +175,11 @@ class Stack:
 
     def script(self, provider: str, **fields: object) -> None:
         """Tell a provider fake how to answer, by default or next."""
-        httpx.post(f"{self._fakes[provider]}/_script", json=fields).raise_for_status()
+        httpx.post(f"{self.fakes[provider]}/_script", json=fields).raise_for_status()
 
     def requests(self, provider: str) -> list[dict[str, object]]:
         """What a provider fake was sent."""
-        found: list[dict[str, object]] = httpx.get(f"{self._fakes[provider]}/_requests").json()
+        found: list[dict[str, object]] = httpx.get(f"{self.fakes[provider]}/_requests").json()
         return found
 
 
