@@ -48,6 +48,10 @@ migrate: $(VENV)/.local ## Bring the database that DATABASE_URL names up to date
 test: $(VENV)/.dev ## Run every test; ARGS="-k name" picks some.
 	@$(BIN)/python -m pytest $(ARGS)
 
+.PHONY: contract
+contract: $(VENV)/.dev ## Try what the OpenAPI document promises against the running system: EXAMPLES=60 SEED=7 tries more.
+	@CONTRACT_EXAMPLES="$(EXAMPLES)" CONTRACT_SEED="$(SEED)" $(BIN)/python -m pytest tests/contract -s $(ARGS)
+
 .PHONY: check
 check: fmt-check lint types arch proto-check openapi-check lock-check ## What CI runs besides the tests.
 

@@ -67,7 +67,6 @@ REVOKE = {
 # What answers bring that other routes take, by operation and status: path parameter -> where it stands.
 BRINGS: Mapping[tuple[str, str], Mapping[str, str]] = {
     ("create_session", "201"): {"session_id": "$response.body#/id"},
-    ("list_sessions", "200"): {"session_id": "$response.body#/results/0/id"},
     ("send_message", "201"): {
         "message_id": "$response.body#/user_message/id",
         "task_id": "$response.body#/task_id",
@@ -75,7 +74,6 @@ BRINGS: Mapping[tuple[str, str], Mapping[str, str]] = {
     ("send_message", "202"): {"task_id": "$response.body#/task_id"},
     ("regenerate_answer", "201"): {"task_id": "$response.body#/task_id"},
     ("regenerate_answer", "202"): {"task_id": "$response.body#/task_id"},
-    ("list_messages", "200"): {"message_id": "$response.body#/results/0/id"},
     ("toggle_public", "200"): {"link_id": "$response.body#/shareable_link_id"},
 }
 

@@ -15,7 +15,7 @@ from pydantic import AfterValidator, ConfigDict, Field, JsonValue, with_config
 from typing_extensions import TypedDict
 
 from gateway.answers import Id, Moment, answer, moment
-from gateway.bodies import MAX_PARAMETERS_BYTES, STORABLE, storable, storable_object
+from gateway.bodies import MAX_PARAMETERS_BYTES, MAX_SAFE_INTEGER, STORABLE, storable, storable_object
 from gateway.calls import Cursor, InWorkspace, Limit, SessionId, WorkspaceCall
 from gateway.preferences import (
     NO_VERSION,
@@ -163,9 +163,9 @@ def _parameters_out(settings: pb.SessionSettings) -> dict[str, Any]:
 
 
 def _with_ints(value: Any) -> Any:
-    """Struct knows floats only; 40 must not come back as 40.0."""
+    """Struct knows floats only; 40 must not come back as 40.0. Beyond 2^53 it can only have been a float."""
     match value:
-        case float() if value.is_integer():
+        case float() if value.is_integer() and abs(value) <= MAX_SAFE_INTEGER:
             return int(value)
         case dict():
             return {name: _with_ints(inner) for name, inner in value.items()}

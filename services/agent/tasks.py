@@ -43,6 +43,7 @@ MAX_TEXT_CHARACTERS = 200_000
 # gRPC messages end at 16 MiB.
 MAX_HEARTBEATS_CHARACTERS = 3_000_000
 LEASE_LOST = "LEASE_LOST"
+MAX_SAFE_INTEGER = 2**53 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,11 +224,14 @@ def _object(struct: Struct) -> dict[str, Any]:
 
 
 def _value(value: Value) -> Any:
-    """JSON's own value. A Struct knows doubles only, but a provider refuses 40.0 where it takes an integer."""
+    """JSON's own value. A Struct knows doubles only, but a provider refuses 40.0 where it takes an integer.
+
+    Beyond 2^53 it can only have been a double, and as an integer it would have more digits than JSON writers take.
+    """
     kind = value.WhichOneof("kind")
     if kind == "number_value":
         number = value.number_value
-        return int(number) if number.is_integer() else number
+        return int(number) if number.is_integer() and abs(number) <= MAX_SAFE_INTEGER else number
     if kind == "struct_value":
         return _object(value.struct_value)
     if kind == "list_value":

@@ -59,6 +59,7 @@ STATES = {
     TaskState.FAILED: pb.TASK_STATE_FAILED,
     TaskState.CANCELLED: pb.TASK_STATE_CANCELLED,
 }
+MAX_SAFE_INTEGER = 2**53 - 1
 OPTIONAL_SETTINGS = (
     "name",
     "system_prompt",
@@ -123,7 +124,7 @@ def settings_to_proto(settings: SessionSettings) -> pb.SessionSettings:
 
 
 def struct_to_dict(struct: Struct) -> dict[str, Any]:
-    """The object; numbers without a fraction are ints again, which Struct does not keep apart."""
+    """The object; numbers without a fraction are ints again, which Struct does not keep apart below 2^53."""
     if not struct.fields:
         return {}
     found: dict[str, Any] = _with_ints(MessageToDict(struct))
@@ -132,7 +133,7 @@ def struct_to_dict(struct: Struct) -> dict[str, Any]:
 
 def _with_ints(value: Any) -> Any:
     match value:
-        case float() if value.is_integer():
+        case float() if value.is_integer() and abs(value) <= MAX_SAFE_INTEGER:
             return int(value)
         case dict():
             return {name: _with_ints(inner) for name, inner in value.items()}

@@ -691,6 +691,17 @@ async def test_strange_text_is_stored_as_it_was_sent(scene: Scene, content: str)
     assert (await scene.user.get(f"{scene.user.chats}", params={"search": content[:100]})).status_code == 200
 
 
+async def test_parameters_come_back_as_the_numbers_they_were(scene: Scene) -> None:
+    numbers = [0, -0.0, 1, 1.0, 1.5, -3, 2**53 - 1, 1e16, 1.2373995318969945e150, -1e308, 5e-324, 0.1]
+    parameters = {"seed": 40, "": None, "nested": {"numbers": numbers, "true": True, "text": "1.0"}}
+    made = await scene.user.post(scene.user.chats, json={"model_parameters": parameters})
+    assert made.status_code == 201, made.text
+    for response in (made, await scene.user.get(f"{scene.user.chats}{made.json()['id']}/")):
+        assert response.json()["model_parameters"] == parameters
+    assert (await scene.user.get(scene.user.chats)).status_code == 200
+    assert (await scene.user.say(made.json()["id"])).status_code == 201
+
+
 @pytest.mark.parametrize(
     "search",
     ["", " ", "'", '"', '"unclosed', "a & | ! ( ) :*", "-", "OR", "or or", "\\", "%", "<->", "a" * 200, "🙂", "\u202e"],
