@@ -76,6 +76,11 @@ types: $(VENV)/.dev ## Check the types, strictly.
 arch: $(VENV)/.dev ## Check who may import whom.
 	$(BIN)/lint-imports
 
+.PHONY: bench-stream
+bench-stream: $(VENV)/.dev ## Measure streams: the first delta beside the SDK's, then 200 streams for a minute.
+	@$(BIN)/python -m tests.bench.streams first
+	@$(BIN)/python -m tests.bench.streams load
+
 # --- generated ---
 
 .PHONY: proto
