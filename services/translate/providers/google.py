@@ -47,7 +47,7 @@ class Google:
             base_url=base_url,
             api_version=API_VERSION,
             httpx_async_client=self._http,
-            # Without options of its own the SDK retries a broken connection by itself.
+            # The use case tries again; the SDK has defaults of its own, which differ by transport.
             retry_options=types.HttpRetryOptions(attempts=1),
         )
         self._client = genai.Client(vertexai=False, api_key=api_key, http_options=options)
@@ -74,14 +74,14 @@ class Google:
             raise ProviderUnavailable(f"The connection to {self.name} failed.") from None
         except (ValueError, TypeError, AttributeError):  # no JSON, or of another shape
             raise ProviderBadResponse from None
-        return answer_of(job, read(_text(response)), _usage(response))
+        return answer_of(job, read(text_of(response)), _usage(response))
 
     async def close(self) -> None:
         """Hang up."""
         await self._http.aclose()
 
 
-def _text(response: types.GenerateContentResponse) -> str:
+def text_of(response: types.GenerateContentResponse) -> str:
     """What the model wrote, without its thoughts."""
     feedback = response.prompt_feedback
     if feedback is not None and feedback.block_reason is not None:

@@ -28,7 +28,7 @@ Answer with a JSON object:
 class Translated(BaseModel):
     """A text's language and its translation."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
+    model_config = ConfigDict(extra="forbid")
 
     source: str = Field(description="The language of the text as a BCP 47 tag, such as en or pt-BR.")
     translated_text: str = Field(description="The text in the target language.")

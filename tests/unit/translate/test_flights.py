@@ -13,7 +13,8 @@ class Work:
 
     def __init__(self) -> None:
         self.begun = self.cut_short = 0
-        self.may_end = asyncio.Event()
+        self.may_end, self.tidied = asyncio.Event(), asyncio.Event()
+        self.tidied.set()
         self.keeps = False
 
     async def run(self, flight: Flight[str]) -> str:
@@ -24,6 +25,7 @@ class Work:
             await self.may_end.wait()
         except asyncio.CancelledError:
             self.cut_short += 1
+            await self.tidied.wait()
             raise
         return "done"
 
@@ -92,6 +94,17 @@ async def test_who_comes_after_the_last_has_left_begins_anew() -> None:
     work.may_end.set()
     assert await again == ("done", True)
     assert work.begun == 2
+
+
+async def test_who_comes_while_what_was_cut_short_tidies_up_begins_anew_as_well() -> None:
+    flights, work = Flights[str](limit=9), Work()
+    work.tidied.clear()
+    await leave(await begin(flights, work))
+    again = await begin(flights, work)
+    work.may_end.set()
+    assert await again == ("done", True)
+    work.tidied.set()
+    await flights.close()
 
 
 async def test_what_is_kept_comes_to_its_end_though_everybody_has_left() -> None:

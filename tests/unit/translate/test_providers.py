@@ -5,11 +5,12 @@ import json
 from typing import Any
 
 import pytest
+from google.genai import types
 
 from services.kit.upstream import UpstreamError
 from services.translate.domain import Answer, Usage
 from services.translate.providers import Provider
-from services.translate.providers.google import Google
+from services.translate.providers.google import Google, text_of
 from services.translate.providers.openai import OpenAI
 from services.translate.providers.placeholder import Placeholder
 from services.translate.providers.wire import INSTRUCTIONS
@@ -123,6 +124,12 @@ async def test_thinking_is_output(wire: Wire) -> None:
     provider, fake = wire
     fake.default = translated(output_tokens=20, thinking_tokens=40)
     assert (await provider.translate(a_job(), output_tokens=500)).usage == Usage(100, 60)
+
+
+def test_geminis_thoughts_are_no_part_of_its_answer() -> None:
+    parts = [types.Part(text="Hm.", thought=True), types.Part(text='{"source": '), types.Part(text='"en"}')]
+    candidate = types.Candidate(content=types.Content(parts=parts), finish_reason=types.FinishReason.STOP)
+    assert text_of(types.GenerateContentResponse(candidates=[candidate])) == '{"source": "en"}'
 
 
 async def test_usage_that_is_not_told_is_estimated(wire: Wire) -> None:
