@@ -13,7 +13,7 @@ from typing import Any, BinaryIO, Self, TypeVar, cast
 T = TypeVar("T")
 
 # What is gathered before a thread is asked to write it, and what is read at a time.
-PIECE_BYTES = 256 * 1024
+PIECE_BYTES = 128 * 1024
 
 
 class Spool:

@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import socket
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -197,7 +198,10 @@ async def test_a_failure_of_the_provider_has_its_code_and_costs_nothing(
 
 def nameless_files(process: Process) -> list[str]:
     """The spools that a process has open."""
-    links = [str(file.readlink()) for file in Path(f"/proc/{process.pid}/fd").iterdir() if file.is_symlink()]
+    links = []
+    for file in Path(f"/proc/{process.pid}/fd").iterdir():
+        with suppress(FileNotFoundError):  # closed since it was listed
+            links.append(str(file.readlink()))
     return [link for link in links if link.endswith("(deleted)")]
 
 
