@@ -2,7 +2,7 @@
 
     python -m tests.bench.streams first                 # the first delta, beside the provider's own SDK called directly
     python -m tests.bench.streams load                  # 200 streams at 10 tokens a second for a minute
-    python -m tests.bench.streams raise --streams 800   # more and more of them, until it breaks
+    python -m tests.bench.streams raise --streams 500   # more and more of them, until it breaks
 
 One process of each service on loopback; load generator and provider take their share of the same cores. Every token
 carries the time at which it was sent. Everything stops by itself.
@@ -37,9 +37,9 @@ from tests.integration.stack import ROOT, Stack
 WORKSPACES = 8
 AGENT_SLOTS = 100
 FIRSTS = 200
-RAISE_FROM, RAISE_BY, RAISE_SECONDS = 200, 100, 15
+RAISE_FROM, RAISE_BY, RAISE_SECONDS = 200, 50, 30
 LATE_SECONDS = 0.3
-OPENING_PER_SECOND = 50
+OPENING_PER_SECOND = 25
 
 
 @dataclass
