@@ -25,6 +25,7 @@ EXPIRES_SECONDS = 30
 HEARTBEAT_SECONDS = 2
 SILENCE_SECONDS = 2.5 * HEARTBEAT_SECONDS
 LONGEST_WAIT_SECONDS = 2.0
+MAX_CLAIM = 16  # tasks that chat gives at once
 
 IDLE, NO_MESSAGES, EXPIRED = "100", "404", "408"
 
@@ -49,13 +50,13 @@ class Wakeups:
         bus.on_connect(self._on_connect)
 
     async def next(self) -> list[Msg] | None:
-        """The wake-ups that have come since the last call, one at least; None once closed."""
+        """The wake-ups that have come since the last call, one at least and a claim's worth at most; None once closed."""
         while not self._arrived and not self._closed:
             self._news.clear()
             await self._news.wait()
         if self._closed:
             return None
-        arrived, self._arrived = self._arrived, []
+        arrived, self._arrived = self._arrived[:MAX_CLAIM], self._arrived[MAX_CLAIM:]
         return arrived
 
     def release(self, slots: int) -> None:

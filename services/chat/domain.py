@@ -25,6 +25,8 @@ MAX_FAILURES = 3
 CANCEL_GRACE = timedelta(seconds=2)
 """How long a running attempt may take to end itself once it was asked to."""
 IDEMPOTENCY_KEY_LIFE = timedelta(hours=24)
+OUT_OF_CREDITS = "out_of_credits"
+"""The one failure that pays for what was used: the hold was too small for the run's next step."""
 LEAST_OUTPUT_TOKENS = 256
 """An answer shorter than this is not worth starting."""
 MAX_CONTENT_CHARACTERS = 100_000

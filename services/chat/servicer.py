@@ -33,7 +33,7 @@ from services.chat.usecases.turns import Turn, TurnUseCases
 from services.kit.errors import InvalidArgument
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
-MAX_CLAIM = 100
+MAX_CLAIM = 16
 
 
 class ChatServicer(rpc.ChatServiceServicer):
@@ -197,9 +197,9 @@ class TaskServicer(rpc.TaskServiceServicer):
 
     async def ClaimTasks(self, request: pb.ClaimTasksRequest, context: Context) -> pb.ClaimTasksResponse:
         """See the proto."""
-        if not 1 <= request.limit <= MAX_CLAIM:
-            raise InvalidArgument(f"limit must be between 1 and {MAX_CLAIM}.")
-        work = await self._runs.claim_tasks(request.worker_id, request.limit)
+        if request.limit < 1:
+            raise InvalidArgument("limit must be at least 1.")
+        work = await self._runs.claim_tasks(request.worker_id, min(request.limit, MAX_CLAIM))
         return pb.ClaimTasksResponse(tasks=[claim_to_proto(found.claim, found.history) for found in work])
 
     async def HeartbeatTasks(self, request: pb.HeartbeatTasksRequest, context: Context) -> pb.HeartbeatTasksResponse:
@@ -226,7 +226,12 @@ class TaskServicer(rpc.TaskServiceServicer):
 
     async def FailTask(self, request: pb.FailTaskRequest, context: Context) -> pb.FailTaskResponse:
         """See the proto."""
-        ending = Ending(TaskState.FAILED, error_code=request.error_code, error_detail=request.error_detail)
+        ending = Ending(
+            TaskState.FAILED,
+            usage=to_usage(request.usage),
+            error_code=request.error_code,
+            error_detail=request.error_detail,
+        )
         await self._runs.end_task(_task(request), request.attempt, ending, last_event=request.last_event)
         return pb.FailTaskResponse()
 

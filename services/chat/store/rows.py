@@ -6,6 +6,7 @@ from typing import Any, TypeAlias
 from sqlalchemy import RowMapping
 
 from services.chat.domain import (
+    OUT_OF_CREDITS,
     HistoryMessage,
     Hold,
     Message,
@@ -82,7 +83,7 @@ def to_message(row: Fields) -> Message:
 def to_task(row: Fields, ai_messages: Sequence[Message] = ()) -> Task:
     """Of a row of the tasks table."""
     state = TaskState(row["state"])
-    paid = state in (TaskState.COMPLETED, TaskState.CANCELLED)
+    paid = state in (TaskState.COMPLETED, TaskState.CANCELLED) or row["error_code"] == OUT_OF_CREDITS
     return Task(
         id=TaskId(row["id"]),
         session_id=SessionId(row["session_id"]),

@@ -14,6 +14,10 @@ from services.kit.tokens import BYTES_PER_TOKEN
 
 log = structlog.get_logger()
 
+HISTORIES_BYTES = 6 * 1024 * 1024
+"""What the histories of one claim have together. With 16 newest messages and system prompts of 400 kB each a claim
+stays below the 16 MiB of one gRPC message."""
+
 
 @dataclass(frozen=True, slots=True)
 class Work:
@@ -37,7 +41,8 @@ class RunUseCases:
         if not claims:
             return ()
         models = [catalog.models.get((claim.settings.ai_provider, claim.settings.ai_model)) for claim in claims]
-        windows = [model.context_window_tokens * BYTES_PER_TOKEN if model else 0 for model in models]
+        share = HISTORIES_BYTES // len(claims)
+        windows = [min(model.context_window_tokens * BYTES_PER_TOKEN, share) if model else 0 for model in models]
         histories = await self._store.histories(claims, windows, limit=self._history_messages)
         return [
             Work(claim, _cut(histories[claim.task_id], model, claim))

@@ -200,6 +200,17 @@ async def test_a_failed_turn_costs_nothing_and_is_not_told_to_later_turns(chat: 
     assert [message.content for message in page.entries] == ["lost", "found"]
 
 
+async def test_a_run_that_is_out_of_credits_fails_and_pays_what_it_used(chat: Chat) -> None:
+    session = await chat.session()
+    turn = await chat.send(session.id)
+    (work,) = await chat.runs.claim_tasks("worker", 1)
+    ending = Ending(TaskState.FAILED, usage=Usage(10, 5), error_code="out_of_credits", error_detail="Used up.")
+    await chat.runs.end_task(turn.task.id, work.claim.attempt, ending, last_event=0)
+    await chat.settle()
+    ended = (await chat.turns.get_task(chat.alice, session.id, turn.task.id)).task
+    assert (ended.state, ended.usage, ended.charged_nano) == (TaskState.FAILED, Usage(10, 5), 20_000)
+
+
 async def test_history_comes_oldest_first_and_ends_with_the_message_to_answer(chat: Chat) -> None:
     session = await chat.session(system_prompt="Be brief.")
     for number in range(3):

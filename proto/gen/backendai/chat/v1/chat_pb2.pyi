@@ -1637,7 +1637,7 @@ class ClaimTasksRequest(_message.Message):
     worker_id: _builtins.str
     """Names the worker process in logs."""
     limit: _builtins.int
-    """At most this many, 1 to 100."""
+    """At most this many, and never more than 16 at once: histories are long."""
     def __init__(
         self,
         *,
