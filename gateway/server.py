@@ -34,6 +34,8 @@ NEEDED = ("chat", "billing")
 BACKLOG = 2_048
 # Longer than proxies keep an idle connection, so that they hang up first.
 KEEP_ALIVE_SECONDS = 120
+# A client that takes nothing of what it is sent for so long is hung up on.
+STALLED_SECONDS = 300
 # How long clients are sent away with their next answer before idle connections are closed under them.
 LAME_DUCK_SECONDS = 1.0
 # How much of the drain is left for those who wait to be told that their run goes on.
@@ -46,11 +48,14 @@ def listen(host: str, port: int) -> socket.socket:
     """A bound socket; a port in use is a sentence that names it."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+        listener = socket.create_server((host, port), family=family, backlog=BACKLOG)
     except OSError as error:
         raise SystemExit(
             f"{host}:{port} is in use or not an address of this machine: set GATEWAY_HOST or GATEWAY_PORT."
         ) from error
+    if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux; the connections inherit it
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, STALLED_SECONDS * 1_000)
+    return listener
 
 
 class HttpServer(uvicorn.Server):

@@ -1,6 +1,7 @@
 """Streams: what a client gets whatever NATS loses, chat says late, or the client itself does not read."""
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ import pytest
 from backendai.chat.v1 import chat_pb2
 from grpc.aio import Metadata
 
+from deploy.local.nats import Nats
 from gateway.edge import Edge
 from gateway.problems import Problem
 from gateway.server import Gateway
@@ -601,3 +603,24 @@ async def test_a_stream_takes_no_place_of_a_request(services: FakeServices) -> N
         while not isinstance(edge, Edge):
             edge = edge.app
         assert not edge._running
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="this system knows no such limit")
+async def test_a_client_that_takes_nothing_is_hung_up_on(
+    services: FakeServices, nats_server: Nats, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.server.STALLED_SECONDS", 1)
+    services.answers["GetTask"] = chat_pb2.GetTaskResponse(task=a_running_task(id=TASK), user_message=QUESTION)
+    gateway = Gateway(settings_for(services.address, nats_url=nats_server.url))
+    async with served(gateway) as port:
+        await until(lambda: gateway.bus.connected)
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1_024)
+        head = (
+            f"GET {STATUS} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token()}\r\nAccept: text/event-stream\r\n\r\n"
+        )
+        writer.write(head.encode())
+        await reader.readuntil(b"event: message")
+        run = Run(gateway.parts.streams, gateway.bus, id=TASK)
+        await run.say(*("x" * 100_000 for _ in range(150)))
+        await until(lambda: not gateway.parts.streams._followers, seconds=15)
+        writer.close()
