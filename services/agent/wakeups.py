@@ -50,7 +50,7 @@ class Wakeups:
         bus.on_connect(self._on_connect)
 
     async def next(self) -> list[Msg] | None:
-        """The wake-ups that have come since the last call, one at least and a claim's worth at most; None once closed."""
+        """Wake-ups that have come since the last call, one at least and a claim of them at most; None once closed."""
         while not self._arrived and not self._closed:
             self._news.clear()
             await self._news.wait()

@@ -88,7 +88,7 @@ class Settlement:
 
 
 def settlement_of(task: Task) -> Settlement:
-    """Completed pays its usage; cancelled and out of credits pay what was used, if anything was; failed pays nothing."""
+    """Completed pays its usage; cancelled and out of credits pay what was used, if anything; failed pays nothing."""
     unused = task.usage is None or (task.usage.input_tokens == 0 and task.usage.output_tokens == 0)
     unpaid = unused and task.state is not TaskState.COMPLETED
     return Settlement(task, None if unpaid else task.usage)
