@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,7 +37,7 @@ from tests.integration.stack import ROOT, Stack
 WORKSPACES = 8
 AGENT_SLOTS = 100
 FIRSTS = 200
-RAISE_FROM, RAISE_BY, RAISE_SECONDS = 200, 50, 30
+RAISE_FROM, RAISE_BY, RAISE_SECONDS = 200, 100, 30
 LATE_SECONDS = 0.3
 OPENING_PER_SECOND = 25
 
@@ -64,15 +64,15 @@ class Seen:
 
 
 @contextmanager
-def stamping() -> Iterator[str]:
-    """The provider, in a process of its own; its base URL."""
+def stamping() -> Iterator[tuple[str, int]]:
+    """The provider, in a process of its own; its base URL and the process."""
     port = free_port()
     argv = (sys.executable, "-m", "tests.bench.stamping", "--port", str(port))
     process = subprocess.Popen(argv, cwd=ROOT, start_new_session=True)
     try:
         while not listens(port):
             time.sleep(0.05)
-        yield f"http://{LOOPBACK}:{port}/v1"
+        yield f"http://{LOOPBACK}:{port}/v1", process.pid
     finally:
         process.terminate()
         process.wait(10)
@@ -181,10 +181,18 @@ async def measure_first(load: Load, provider_url: str) -> None:
     print(f"added at p50: {percentile(ours, 50) - percentile(theirs, 50):.2f} ms")
 
 
-async def measure_load(load: Load, stack: Stack, streams: int, per_second: float, seconds: float) -> bool:
+def involved(stack: Stack, provider_pid: int) -> dict[str, psutil.Process]:
+    """Whoever takes a share of the cores, Postgres apart."""
+    ours = {name: psutil.Process(process.pid) for name, process in stack.processes.items()}
+    nats = next(child for child in psutil.Process().children() if child.name().startswith("nats"))
+    return {**ours, "nats": nats, "provider": psutil.Process(provider_pid), "load generator": psutil.Process()}
+
+
+async def measure_load(
+    load: Load, processes: Mapping[str, psutil.Process], streams: int, per_second: float, seconds: float
+) -> bool:
     """So many streams at once; whether all went well."""
     await load.prepare(streams)
-    processes = {name: psutil.Process(process.pid) for name, process in stack.processes.items()}
     gateway = processes["gateway0"]
     idle, before = gateway.memory_info().rss, {name: sum(p.cpu_times()[:2]) for name, p in processes.items()}
     question = f"{round(seconds * per_second)} {round(1_000 / per_second)} 100"
@@ -215,17 +223,18 @@ async def measure_load(load: Load, stack: Stack, streams: int, per_second: float
 
 async def run(arguments: argparse.Namespace, folder: Path) -> None:
     """Measure what was asked for."""
-    with stamping() as provider_url, product(folder, provider_url, arguments.streams) as stack:
+    with stamping() as (provider_url, pid), product(folder, provider_url, arguments.streams) as stack:
+        processes = involved(stack, pid)
         connector, timeout = aiohttp.TCPConnector(limit=0), aiohttp.ClientTimeout(total=None, sock_read=60)
         async with aiohttp.ClientSession(connector=connector, timeout=timeout) as http:
             load = Load(stack, http)
             if arguments.what == "first":
                 await measure_first(load, provider_url)
             elif arguments.what == "load":
-                await measure_load(load, stack, arguments.streams, arguments.rate, arguments.seconds)
+                await measure_load(load, processes, arguments.streams, arguments.rate, arguments.seconds)
             else:
                 for streams in range(RAISE_FROM, arguments.streams + 1, RAISE_BY):
-                    if not await measure_load(load, stack, streams, arguments.rate, RAISE_SECONDS):
+                    if not await measure_load(load, processes, streams, arguments.rate, RAISE_SECONDS):
                         break
 
 
