@@ -31,7 +31,7 @@ from services.agent.domain import (
     Usage,
 )
 from services.agent.errors import LeaseLost, RunError
-from services.kit.errors import DomainError, Kind, Unavailable
+from services.kit.errors import DomainError, Unavailable
 from services.kit.grpc_client import as_domain_error
 from services.kit.money import Tier
 
@@ -150,12 +150,7 @@ async def _call(rpc: Rpc, request: Any, **options: Any) -> Any:
 
 def _meaning(error: grpc.aio.AioRpcError) -> Exception:
     meaning = as_domain_error(error)
-    if isinstance(meaning, DomainError):
-        if meaning.reason == LEASE_LOST:
-            return LeaseLost()
-        if meaning.kind is Kind.UNAVAILABLE:
-            return Unavailable()
-    return meaning
+    return LeaseLost() if isinstance(meaning, DomainError) and meaning.reason == LEASE_LOST else meaning
 
 
 _IF_UNAVAILABLE = retry_if_exception_type(Unavailable)

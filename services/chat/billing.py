@@ -1,7 +1,6 @@
 """What chat asks of billing, over gRPC; failures come out as DomainErrors."""
 
-from collections.abc import Awaitable, Sequence
-from typing import TypeVar
+from collections.abc import Sequence
 from uuid import UUID
 
 import grpc
@@ -9,13 +8,11 @@ from backendai.billing.v1 import billing_pb2 as pb
 from backendai.billing.v1.billing_pb2_grpc import BillingServiceStub
 
 from services.chat.domain import Admission, Caller, Hold, Model, Usage
-from services.kit.grpc_client import as_domain_error
+from services.kit.grpc_client import outcome_of
 from services.kit.money import Tier
 
 HOLD_DEADLINE_SECONDS = 2.0
 SETTLE_DEADLINE_SECONDS = 2.0
-
-T = TypeVar("T")
 
 
 class Billing:
@@ -26,7 +23,7 @@ class Billing:
 
     async def models(self) -> Sequence[Model]:
         """The models that are priced by token."""
-        response = await _call(self._stub.ListModels(pb.ListModelsRequest()))
+        response = await outcome_of(self._stub.ListModels(pb.ListModelsRequest()))
         return [
             Model(found.provider, found.model, found.context_window_tokens, found.max_output_tokens)
             for found in response.models
@@ -35,7 +32,7 @@ class Billing:
 
     async def check(self, workspace_id: UUID) -> None:
         """Raise insufficient_credits when nothing is available."""
-        await _call(self._stub.CheckCredits(pb.CheckCreditsRequest(workspace_id=str(workspace_id))))
+        await outcome_of(self._stub.CheckCredits(pb.CheckCreditsRequest(workspace_id=str(workspace_id))))
 
     async def hold(self, caller: Caller, admission: Admission, *, input_tokens: int) -> Hold:
         """Set credits aside for a turn; a repeated call returns the first hold."""
@@ -50,7 +47,7 @@ class Billing:
             input_tokens=input_tokens,
             max_output_tokens=admission.max_tokens or 0,
         )
-        response = await _call(self._stub.HoldCredits(request, timeout=HOLD_DEADLINE_SECONDS))
+        response = await outcome_of(self._stub.HoldCredits(request, timeout=HOLD_DEADLINE_SECONDS))
         return Hold(response.held_nano, [_tier(tier) for tier in response.rates.tiers], response.output_tokens)
 
     async def settle(self, usages: Sequence[tuple[UUID, Usage]]) -> Sequence[tuple[UUID, int]]:
@@ -68,21 +65,14 @@ class Billing:
                 for task_id, usage in usages
             ]
         )
-        response = await _call(self._stub.SettleHolds(request, timeout=SETTLE_DEADLINE_SECONDS))
+        response = await outcome_of(self._stub.SettleHolds(request, timeout=SETTLE_DEADLINE_SECONDS))
         return [(UUID(settled.hold_id), settled.charged_nano) for settled in response.settled]
 
     async def release(self, task_ids: Sequence[UUID]) -> None:
         """Give holds back unspent."""
         if task_ids:
             request = pb.ReleaseHoldsRequest(hold_ids=[str(task_id) for task_id in task_ids])
-            await _call(self._stub.ReleaseHolds(request, timeout=SETTLE_DEADLINE_SECONDS))
-
-
-async def _call(call: Awaitable[T]) -> T:
-    try:
-        return await call
-    except grpc.aio.AioRpcError as error:
-        raise as_domain_error(error) from error
+            await outcome_of(self._stub.ReleaseHolds(request, timeout=SETTLE_DEADLINE_SECONDS))
 
 
 def _tier(tier: pb.RateTier) -> Tier:

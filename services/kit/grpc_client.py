@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, cast
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar, cast
 
 import grpc
 
 from services.kit.errors import Unavailable
 from services.kit.grpc_errors import RemoteError, error_info
 from services.kit.grpc_server import MAX_MESSAGE_BYTES
+
+T = TypeVar("T")
 
 DEADLINE_SECONDS = 5.0
 # A call that never left (the connection was refused) is tried again by gRPC itself; nothing else is retried here.
@@ -52,10 +54,19 @@ def dial(address: str) -> grpc.aio.Channel:
 
 
 def as_domain_error(error: grpc.aio.AioRpcError) -> Exception:
-    """What a failed call means to the caller: the callee's own DomainError, Unavailable, or the error itself."""
-    info = error_info(error)
-    if info is not None:
-        return RemoteError(error, info)
+    """What a failed call means to the caller: Unavailable, the callee's own DomainError, or the error itself.
+
+    Unavailable stands for all that leaves open what the callee has done, whether it says so itself or is not there.
+    """
     if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
         return Unavailable()
-    return error
+    info = error_info(error)
+    return RemoteError(error, info) if info is not None else error
+
+
+async def outcome_of(call: Awaitable[T]) -> T:
+    """A call's answer; what it fails with comes out as `as_domain_error` has it."""
+    try:
+        return await call
+    except grpc.aio.AioRpcError as error:
+        raise as_domain_error(error) from error

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import grpc
 import structlog
@@ -14,7 +14,7 @@ from backendai.billing.v1.billing_pb2_grpc import BillingServiceStub
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from services.kit.errors import DomainError, Kind
-from services.kit.grpc_client import as_domain_error
+from services.kit.grpc_client import outcome_of
 from services.speech.domain import MAX_HOLDS, Caller, Job
 from services.speech.errors import TooManyTries
 
@@ -28,8 +28,6 @@ SETTLE_WAITS_SECONDS = (0.2, 0.5, 1.0, 2.0)
 HOLD_RELEASED = "HOLD_RELEASED"
 # Billing said no: nothing is held. After anything else it may be.
 REFUSALS = (Kind.INVALID, Kind.PRECONDITION)
-
-T = TypeVar("T")
 
 
 class Hold:
@@ -49,7 +47,7 @@ class Hold:
                 raise TooManyTries
             self._request.hold_id = str(self._job.numbered_hold(self._number))
             try:
-                await _call(self._stub.HoldCredits(self._request, timeout=DEADLINE_SECONDS))
+                await outcome_of(self._stub.HoldCredits(self._request, timeout=DEADLINE_SECONDS))
                 return
             except DomainError as error:
                 if error.reason != HOLD_RELEASED:
@@ -85,7 +83,7 @@ class Hold:
         return await self._settle(request)
 
     async def _settle(self, request: pb.SettleHoldsRequest) -> int:
-        response: pb.SettleHoldsResponse = await _call(self._stub.SettleHolds(request, timeout=DEADLINE_SECONDS))
+        response: pb.SettleHoldsResponse = await outcome_of(self._stub.SettleHolds(request, timeout=DEADLINE_SECONDS))
         return response.settled[0].charged_nano
 
     async def release(self) -> None:
@@ -93,7 +91,7 @@ class Hold:
         self.over = True
         request = pb.ReleaseHoldsRequest(hold_ids=[self._request.hold_id])
         try:
-            await _call(self._stub.ReleaseHolds(request, timeout=DEADLINE_SECONDS))
+            await outcome_of(self._stub.ReleaseHolds(request, timeout=DEADLINE_SECONDS))
         except (DomainError, grpc.aio.AioRpcError) as error:
             log.warning("hold_left_to_expire", hold_id=self._request.hold_id, error=type(error).__name__)
 
@@ -131,10 +129,3 @@ def _timestamp(seconds: float) -> Timestamp:
     timestamp = Timestamp()
     timestamp.FromMicroseconds(int(seconds * 1_000_000))
     return timestamp
-
-
-async def _call(call: Awaitable[T]) -> T:
-    try:
-        return await call
-    except grpc.aio.AioRpcError as error:
-        raise as_domain_error(error) from error

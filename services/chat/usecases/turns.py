@@ -146,14 +146,9 @@ class TurnUseCases:
             model = (await self._catalogs.current()).require(admission.provider, admission.model)
             tokens = input_tokens(admission, model)
             return await self._billing.hold(caller, admission, input_tokens=tokens)
-        except Unavailable:
-            await self._turns.abandon(admission.task_id, key)
-            raise
-        except DomainError:
-            await self._turns.withdraw(admission.task_id, key)
-            raise
-        except BaseException:
-            await self._turns.abandon(admission.task_id, key)
+        except BaseException as error:
+            refused = isinstance(error, DomainError) and not isinstance(error, Unavailable)
+            await (self._turns.withdraw if refused else self._turns.abandon)(admission.task_id, key)
             raise
 
     async def get_task(self, caller: Caller, session_id: SessionId, task_id: TaskId) -> Turn:

@@ -41,7 +41,7 @@ from services.chat.usecases.shares import ShareUseCases
 from services.chat.usecases.turns import Turn, TurnUseCases
 from services.kit.bus import Bus
 from services.kit.db import create_engine
-from services.kit.errors import DomainError, Kind
+from services.kit.errors import DomainError, Kind, Unavailable
 from services.kit.grpc_client import dial
 from services.kit.grpc_errors import to_status
 from services.kit.ids import new_id
@@ -59,11 +59,15 @@ class InsufficientCredits(DomainError):
 
 
 class CountingBilling(rpc.BillingServiceServicer):
-    """Holds, settles and releases in memory; `credit` is how many more holds it grants, `down` refuses all calls."""
+    """Holds, settles and releases in memory; `credit` is how many more holds it grants, `down` refuses all calls.
+
+    Once it `loses_its_database`, it holds and can't say so.
+    """
 
     def __init__(self) -> None:
         self.credit = 1_000_000
         self.down = False
+        self.loses_its_database = False
         self.held: dict[str, int] = {}
         self.settled: dict[str, int] = {}
         self.released: set[str] = set()
@@ -94,6 +98,8 @@ class CountingBilling(rpc.BillingServiceServicer):
             await context.abort_with_status(to_status(InsufficientCredits()))
         self.credit -= 1
         self.held[request.hold_id] = HELD_NANO
+        if self.loses_its_database:
+            await context.abort_with_status(to_status(Unavailable()))
         return pb.HoldCreditsResponse(held_nano=HELD_NANO, rates=pb.Rates(tiers=[pb.RateTier()]), output_tokens=512)
 
     async def SettleHolds(self, request: pb.SettleHoldsRequest, context: Context) -> pb.SettleHoldsResponse:

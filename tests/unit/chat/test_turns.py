@@ -95,6 +95,17 @@ async def test_while_billing_is_away_a_send_is_unavailable_and_stores_nothing(ch
     await chat.send(session.id)
 
 
+async def test_a_hold_that_billing_could_not_confirm_is_released(chat: Chat) -> None:
+    session = await chat.session()
+    chat.billing.loses_its_database = True
+    with pytest.raises(Unavailable):
+        await chat.send(session.id)
+    assert len(chat.billing.held) == 1
+    await chat.reaper.go_round()
+    assert chat.billing.held == {}
+    assert await chat.sql("select count(*) from chat.tasks") == [(0,)]
+
+
 async def test_a_message_that_can_not_fit_the_context_holds_nothing(chat: Chat) -> None:
     session = await chat.session()
     with pytest.raises(ContextTooLong):
