@@ -57,12 +57,6 @@ class LeaseLost(DomainError):
     kind, reason, detail = Kind.CONFLICT, "LEASE_LOST", "The attempt does not hold the task any more."
 
 
-class TaskExists(DomainError):
-    """A task with this id is there already and is not this request's."""
-
-    kind, reason, detail = Kind.CONFLICT, "TASK_EXISTS", "A task with this id exists."
-
-
 class NothingToRegenerate(DomainError):
     """The session has no user message to answer again."""
 

@@ -50,11 +50,9 @@ class _ChatReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ChatReason
     """The session's settings were changed since the version the caller saw."""
     CHAT_REASON_LEASE_LOST: _ChatReason.ValueType  # 9
     """The attempt is over: another one runs the task, or it has ended."""
-    CHAT_REASON_TASK_EXISTS: _ChatReason.ValueType  # 10
-    """A task with this id belongs to someone else."""
-    CHAT_REASON_NOTHING_TO_REGENERATE: _ChatReason.ValueType  # 11
+    CHAT_REASON_NOTHING_TO_REGENERATE: _ChatReason.ValueType  # 10
     """The session has no user message to answer again."""
-    CHAT_REASON_SHARE_WITH_OWNER: _ChatReason.ValueType  # 12
+    CHAT_REASON_SHARE_WITH_OWNER: _ChatReason.ValueType  # 11
     """The owner of a session needs no share of it."""
 
 class ChatReason(_ChatReason, metaclass=_ChatReasonEnumTypeWrapper):
@@ -80,11 +78,9 @@ CHAT_REASON_VERSION_MISMATCH: ChatReason.ValueType  # 8
 """The session's settings were changed since the version the caller saw."""
 CHAT_REASON_LEASE_LOST: ChatReason.ValueType  # 9
 """The attempt is over: another one runs the task, or it has ended."""
-CHAT_REASON_TASK_EXISTS: ChatReason.ValueType  # 10
-"""A task with this id belongs to someone else."""
-CHAT_REASON_NOTHING_TO_REGENERATE: ChatReason.ValueType  # 11
+CHAT_REASON_NOTHING_TO_REGENERATE: ChatReason.ValueType  # 10
 """The session has no user message to answer again."""
-CHAT_REASON_SHARE_WITH_OWNER: ChatReason.ValueType  # 12
+CHAT_REASON_SHARE_WITH_OWNER: ChatReason.ValueType  # 11
 """The owner of a session needs no share of it."""
 Global___ChatReason: _TypeAlias = ChatReason  # noqa: Y015
 
