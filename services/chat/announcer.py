@@ -1,5 +1,7 @@
 """What chat says on NATS: there is work, stop that run, this task has ended. Hints all: nothing waits for them."""
 
+from collections.abc import Sequence
+
 from backendai.chat.v1 import chat_pb2 as pb
 
 from services.chat.convert import task_to_proto
@@ -16,6 +18,12 @@ class Announcer:
     async def work(self, task_id: TaskId) -> None:
         """Wake an agent."""
         await self._bus.publish(JOBS_SUBJECT, str(task_id).encode())
+
+    async def work_again(self, task_ids: Sequence[TaskId]) -> None:
+        """Wake agents for tasks that wait: as many as there are not wake-ups waiting already."""
+        if task_ids:
+            for task_id in task_ids[await self._bus.jobs_waiting() :]:
+                await self.work(task_id)
 
     async def cancel(self, task_id: TaskId) -> None:
         """Tell the agents to stop a run."""

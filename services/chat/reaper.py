@@ -88,15 +88,13 @@ class Reaper:
         return now - self._in_contact_since >= LEASE.total_seconds()
 
     async def _announce_unclaimed(self) -> None:
-        for task_id in await self._upkeep.unclaimed(HINT_AGE, BATCH):
-            await self._announcer.work(TaskId(task_id))
+        await self._announcer.work_again(await self._upkeep.unclaimed(HINT_AGE, BATCH))
 
     async def _requeue(self) -> None:
         requeued = await self._upkeep.requeue_expired(BATCH)
         if requeued:
             log.warning("leases_expired", tasks=len(requeued))
-        for task_id in requeued:
-            await self._announcer.work(TaskId(task_id))
+        await self._announcer.work_again(requeued)
 
     async def _end(self, runs: Sequence[tuple[TaskId, int]], ending: Ending) -> None:
         for task_id, attempt in runs:

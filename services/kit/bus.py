@@ -90,7 +90,7 @@ class Bus:
                     connect_timeout=2,
                     ping_interval=5,
                     max_outstanding_pings=2,
-                    # While disconnected a hint is worth nothing: drop it instead of replaying old ones later.
+                    # What is published between the loss of the connection and its notice; later hints are dropped.
                     pending_size=8 * 1024 * 1024,
                     error_cb=self._on_error,
                     disconnected_cb=self._on_disconnect,
@@ -155,6 +155,15 @@ class Bus:
             await self.js.add_consumer(
                 JOBS_STREAM, ConsumerConfig(durable_name=JOBS_CONSUMER, ack_wait=10, max_ack_pending=10_000)
             )
+
+    async def jobs_waiting(self) -> int:
+        """Wake-ups that no agent has taken yet; 0 where there is no queue, or nobody tells."""
+        if not self.connected:
+            return 0
+        try:
+            return (await self.js.consumer_info(JOBS_STREAM, JOBS_CONSUMER)).num_pending or 0
+        except (TimeoutError, nats.errors.Error):
+            return 0
 
     async def ensure_status(self) -> KeyValue:
         """The status bucket, made if it is missing."""

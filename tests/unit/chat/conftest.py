@@ -128,6 +128,10 @@ class SilentBus(Bus):
 
     def __init__(self) -> None:
         self.said: list[tuple[str, bytes]] = []
+        self.waiting = 0
+
+    async def jobs_waiting(self) -> int:
+        return self.waiting
 
     async def publish(self, subject: str, payload: bytes = b"") -> None:
         self.said.append((subject, payload))

@@ -322,6 +322,16 @@ async def test_an_unclaimed_task_is_announced_again(chat: Chat) -> None:
     assert chat.bus.said == [(JOBS_SUBJECT, str(turn.task.id).encode())]
 
 
+async def test_no_more_is_announced_again_than_lacks_a_wake_up(chat: Chat) -> None:
+    for _ in range(3):
+        await chat.send((await chat.session()).id)
+    chat.bus.said.clear()
+    chat.bus.waiting = 2
+    await chat.sql("update chat.tasks set published_at = now() - interval '3 seconds'")
+    await chat.reaper.go_round()
+    assert [subject for subject, _ in chat.bus.said] == [JOBS_SUBJECT]
+
+
 async def test_workers_that_claim_at_once_share_the_queue(chat: Chat) -> None:
     for _ in range(10):
         await chat.send((await chat.session()).id)
