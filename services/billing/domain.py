@@ -5,16 +5,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from decimal import Decimal
-from enum import IntEnum, StrEnum
+from enum import StrEnum
 from typing import NewType
 from uuid import UUID
 
 from services.billing.errors import PriceUnknown
-from services.kit.errors import InvalidArgument, NotFound, PermissionDenied
+from services.kit.callers import WorkspaceId
+from services.kit.errors import InvalidArgument
 from services.kit.money import NANO, Tier, output_tokens_for, token_cost
 
 HoldId = NewType("HoldId", UUID)
-WorkspaceId = NewType("WorkspaceId", UUID)
 SessionId = NewType("SessionId", UUID)
 EntryId = NewType("EntryId", UUID)
 
@@ -28,41 +28,6 @@ MAX_BALANCE_NANO = 9 * MAX_GRANT_NANO
 """What an account can carry: just under the largest 64-bit integer."""
 MAX_REASON_CHARACTERS = 500
 SECONDS_PER_MINUTE = 60
-
-
-class Role(IntEnum):
-    """A caller's role in the workspace, ordered by what it may do; GUEST is no member."""
-
-    GUEST = 0
-    VIEWER = 1
-    MEMBER = 2
-    ADMIN = 3
-    OWNER = 4
-
-
-@dataclass(frozen=True, slots=True)
-class Caller:
-    """Who asks, and about which workspace."""
-
-    user_id: str
-    workspace_id: WorkspaceId
-    role: Role
-
-    @property
-    def administers(self) -> bool:
-        """Whether the caller grants credits and sees everybody's usage."""
-        return self.role >= Role.ADMIN
-
-    def must_be_member(self) -> None:
-        """NotFound for a guest, as for a workspace that does not exist."""
-        if self.role == Role.GUEST:
-            raise NotFound
-
-    def must_administer(self) -> None:
-        """NotFound for a guest, PermissionDenied for a member without the right."""
-        self.must_be_member()
-        if not self.administers:
-            raise PermissionDenied
 
 
 class EntryKind(StrEnum):

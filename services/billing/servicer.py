@@ -12,7 +12,6 @@ from backendai.common.v1 import common_pb2
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from services.billing.domain import (
-    Caller,
     Entry,
     EntryKind,
     Grant,
@@ -20,14 +19,14 @@ from services.billing.domain import (
     HoldRequest,
     Price,
     Rates,
-    Role,
     SessionId,
     Settlement,
     Usage,
-    WorkspaceId,
 )
 from services.billing.usecases import Billing
+from services.kit.callers import WorkspaceId
 from services.kit.errors import InvalidArgument
+from services.kit.grpc_callers import to_caller
 from services.kit.ids import parse_id
 from services.kit.paging import PageQuery
 
@@ -56,7 +55,7 @@ class BillingServicer(billing_pb2_grpc.BillingServiceServicer):
         return pb.OpenAccountResponse()
 
     async def GetCredits(self, request: pb.GetCreditsRequest, context: Context) -> pb.GetCreditsResponse:
-        account = await self._billing.get_credits(_caller(request.caller))
+        account = await self._billing.get_credits(to_caller(request.caller))
         return pb.GetCreditsResponse(balance_nano=account.balance_nano, held_nano=account.held_nano)
 
     async def CheckCredits(self, request: pb.CheckCreditsRequest, context: Context) -> pb.CheckCreditsResponse:
@@ -86,7 +85,7 @@ class BillingServicer(billing_pb2_grpc.BillingServiceServicer):
         return pb.ReleaseHoldsResponse()
 
     async def GrantCredits(self, request: pb.GrantCreditsRequest, context: Context) -> pb.GrantCreditsResponse:
-        caller = _caller(request.caller)
+        caller = to_caller(request.caller)
         grant = Grant(
             workspace_id=caller.workspace_id,
             user_id=caller.user_id,
@@ -98,7 +97,7 @@ class BillingServicer(billing_pb2_grpc.BillingServiceServicer):
 
     async def ListUsage(self, request: pb.ListUsageRequest, context: Context) -> pb.ListUsageResponse:
         query = PageQuery.parse(limit=request.page.limit, token=request.page.token)
-        page = await self._billing.list_usage(_caller(request.caller), query)
+        page = await self._billing.list_usage(to_caller(request.caller), query)
         return pb.ListUsageResponse(
             entries=map(_entry, page.entries),
             page=common_pb2.PageInfo(next_token=page.next_token, previous_token=page.previous_token),
@@ -133,18 +132,6 @@ def _without_nul(field: str, text: str) -> str:
 def _check_batch(field: str, batch: Sequence[object]) -> None:
     if len(batch) > MAX_BATCH:
         raise InvalidArgument(f"{field} must have at most {MAX_BATCH} elements.")
-
-
-def _caller(caller: common_pb2.Caller) -> Caller:
-    try:
-        role = Role(caller.role)
-    except ValueError:
-        raise InvalidArgument("caller.role is unknown.") from None
-    return Caller(
-        user_id=_text("caller.user_id", caller.user_id),
-        workspace_id=WorkspaceId(_id("caller.workspace_id", caller.workspace_id)),
-        role=role,
-    )
 
 
 def _hold_request(request: pb.HoldCreditsRequest) -> HoldRequest:

@@ -16,7 +16,6 @@ from psycopg.types.numeric import Int8
 from services.billing.domain import (
     MAX_BALANCE_NANO,
     Account,
-    Caller,
     Charge,
     CreditUsage,
     Entry,
@@ -31,9 +30,9 @@ from services.billing.domain import (
     Rates,
     SessionId,
     Usage,
-    WorkspaceId,
 )
 from services.billing.errors import IdempotencyKeyReused
+from services.kit.callers import Caller, WorkspaceId
 from services.kit.errors import InvalidArgument, InvalidCursor
 from services.kit.ids import parse_id
 from services.kit.money import Tier
@@ -337,7 +336,7 @@ class Store:
             "position": _position(query),
             "limit": query.limit + 1,
         }
-        rows = await self._database.fetch(ENTRIES[not caller.administers, query.backwards], parameters)
+        rows = await self._database.fetch(ENTRIES[not caller.is_admin, query.backwards], parameters)
         return page_of(query, [_to_entry(row) for row in rows], lambda entry: str(entry.id))
 
     async def sum_usage(self, user_id: str, workspace_ids: Collection[WorkspaceId]) -> CreditUsage:

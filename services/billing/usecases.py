@@ -8,7 +8,6 @@ import structlog
 
 from services.billing.domain import (
     Account,
-    Caller,
     Charge,
     CreditUsage,
     Entry,
@@ -21,12 +20,12 @@ from services.billing.domain import (
     PriceList,
     Settlement,
     Usage,
-    WorkspaceId,
     first_of_each,
     terms_of,
 )
 from services.billing.errors import HoldReleased, InsufficientCredits
 from services.billing.store import SWEEP_BATCH, Store
+from services.kit.callers import Caller, WorkspaceId
 from services.kit.errors import InvalidArgument
 from services.kit.money import to_credits
 from services.kit.paging import Page, PageQuery

@@ -7,7 +7,8 @@ import grpc
 from backendai.billing.v1 import billing_pb2 as pb
 from backendai.billing.v1.billing_pb2_grpc import BillingServiceStub
 
-from services.chat.domain import Admission, Caller, Hold, Model, Usage
+from services.chat.domain import Admission, Hold, Model, Usage
+from services.kit.callers import Caller
 from services.kit.grpc_client import outcome_of
 from services.kit.money import Tier
 

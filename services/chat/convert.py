@@ -14,13 +14,11 @@ from google.protobuf.struct_pb2 import Struct
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from services.chat.domain import (
-    Caller,
     Claim,
     HistoryMessage,
     Message,
     Permission,
     PublicSession,
-    Role,
     Session,
     SessionSettings,
     SessionStatus,
@@ -29,20 +27,12 @@ from services.chat.domain import (
     Task,
     TaskState,
     Usage,
-    check_user_id,
 )
 from services.kit.errors import NotFound
 from services.kit.ids import parse_id
 from services.kit.money import Tier
 from services.kit.paging import Page, PageQuery
 
-ROLES = {
-    common_pb2.ROLE_UNSPECIFIED: Role.GUEST,
-    common_pb2.ROLE_VIEWER: Role.VIEWER,
-    common_pb2.ROLE_MEMBER: Role.MEMBER,
-    common_pb2.ROLE_ADMIN: Role.ADMIN,
-    common_pb2.ROLE_OWNER: Role.OWNER,
-}
 STATUSES = {
     SessionStatus.ACTIVE: pb.SESSION_STATUS_ACTIVE,
     SessionStatus.COMPLETED: pb.SESSION_STATUS_COMPLETED,
@@ -77,12 +67,6 @@ def object_id(text: str) -> UUID:
     if found is None:
         raise NotFound
     return found
-
-
-def to_caller(caller: common_pb2.Caller) -> Caller:
-    """Who is calling."""
-    check_user_id(caller.user_id)
-    return Caller(caller.user_id, object_id(caller.workspace_id), ROLES[caller.role])
 
 
 def to_page_query(page: common_pb2.PageRequest) -> PageQuery:

@@ -30,7 +30,6 @@ OUT_OF_CREDITS = "out_of_credits"
 LEAST_OUTPUT_TOKENS = 256
 """An answer shorter than this is not worth starting."""
 MAX_CONTENT_CHARACTERS = 100_000
-MAX_USER_ID_CHARACTERS = 255
 MAX_SEARCH_CHARACTERS = 200
 PROVIDERS = ("openai", "google", "anthropic", "groq", "deepseek", "local")
 FRAMEWORKS = ("langgraph", "none")
@@ -39,16 +38,6 @@ DEFAULT_FRAMEWORK = "langgraph"
 # History is counted with fewer bytes a token than an estimate of cost uses: a prompt that overflows the window is lost.
 HISTORY_BYTES_PER_TOKEN = 3
 MESSAGE_OVERHEAD_TOKENS = 8
-
-
-class Role(StrEnum):
-    """A caller's role in the workspace; GUEST is no member."""
-
-    GUEST = "guest"
-    VIEWER = "viewer"
-    MEMBER = "member"
-    ADMIN = "admin"
-    OWNER = "owner"
 
 
 class Permission(StrEnum):
@@ -89,30 +78,6 @@ class TurnKind(StrEnum):
 
     SEND = "send"
     REGENERATE = "regenerate"
-
-
-@dataclass(frozen=True, slots=True)
-class Caller:
-    """The person a request is made for."""
-
-    user_id: str
-    workspace_id: UUID
-    role: Role
-
-    @property
-    def is_member(self) -> bool:
-        """Whether the token names the workspace."""
-        return self.role is not Role.GUEST
-
-    @property
-    def is_admin(self) -> bool:
-        """Whether the caller administers the workspace."""
-        return self.role in (Role.ADMIN, Role.OWNER)
-
-    @property
-    def may_write(self) -> bool:
-        """Whether the role allows to create and send at all."""
-        return self.role is not Role.VIEWER
 
 
 @dataclass(frozen=True, slots=True)
@@ -385,13 +350,6 @@ def has_nul(document: Any) -> bool:
         case list():
             return any(map(has_nul, document))
     return False
-
-
-def check_user_id(user_id: str) -> None:
-    """Refuse what can't be a user's id."""
-    check_text(user_id, field_name="user_id")
-    if not user_id.strip() or len(user_id) > MAX_USER_ID_CHARACTERS:
-        raise InvalidArgument(f"user_id must have 1 to {MAX_USER_ID_CHARACTERS} characters.")
 
 
 def check_text(text: str | None, *, field_name: str) -> None:

@@ -16,7 +16,6 @@ from services.chat.convert import (
     session_to_proto,
     share_to_proto,
     task_to_proto,
-    to_caller,
     to_page_query,
     to_settings,
     to_step,
@@ -31,6 +30,7 @@ from services.chat.usecases.sessions import SessionUseCases
 from services.chat.usecases.shares import ShareUseCases
 from services.chat.usecases.turns import Turn, TurnUseCases
 from services.kit.errors import InvalidArgument
+from services.kit.grpc_callers import to_caller
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 MAX_CLAIM = 16

@@ -13,9 +13,10 @@ from backendai.billing.v1 import billing_pb2 as pb
 from backendai.billing.v1.billing_pb2_grpc import BillingServiceStub
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from services.kit.callers import Caller
 from services.kit.errors import DomainError, Kind
 from services.kit.grpc_client import outcome_of
-from services.speech.domain import MAX_HOLDS, Caller, Job
+from services.speech.domain import MAX_HOLDS, Job
 from services.speech.errors import TooManyTries
 
 if TYPE_CHECKING:  # this class is in the stubs' types only

@@ -1,15 +1,12 @@
 """What a transcription is made of, and its rules. Pure: no clock, no wire."""
 
 from dataclasses import dataclass
-from enum import IntEnum
 from typing import NewType, Self
 from uuid import UUID, uuid5
 
-from services.kit.errors import NotFound, PermissionDenied
 from services.speech.errors import AudioTooLong, AudioTooShort, LanguageUnsupported
 from services.speech.languages import to_language
 
-WorkspaceId = NewType("WorkspaceId", UUID)
 HoldId = NewType("HoldId", UUID)
 
 MAX_BYTES = 25 * 1024 * 1024
@@ -18,32 +15,6 @@ MIN_SECONDS = 0.1
 """The shortest sound that OpenAI takes."""
 MAX_HOLDS = 20
 """How often one request may be begun anew after it was given up."""
-
-
-class Role(IntEnum):
-    """A caller's role in the workspace, ordered by what it may do; GUEST is no member."""
-
-    GUEST = 0
-    VIEWER = 1
-    MEMBER = 2
-    ADMIN = 3
-    OWNER = 4
-
-
-@dataclass(frozen=True, slots=True)
-class Caller:
-    """Who asks, and which workspace pays."""
-
-    user_id: str
-    workspace_id: WorkspaceId
-    role: Role
-
-    def must_spend(self) -> None:
-        """NotFound for a guest, as for a workspace that does not exist; PermissionDenied for a viewer."""
-        if self.role == Role.GUEST:
-            raise NotFound
-        if self.role == Role.VIEWER:
-            raise PermissionDenied
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,20 +4,19 @@ from collections.abc import AsyncIterator
 from typing import Any, TypeAlias
 
 import grpc
-from backendai.common.v1 import common_pb2
 from backendai.speech.v1 import speech_pb2 as pb
 from backendai.speech.v1 import speech_pb2_grpc
 
 from services.kit.errors import InvalidArgument
+from services.kit.grpc_callers import to_caller
 from services.kit.ids import parse_id
-from services.speech.domain import Caller, Job, Role, WorkspaceId
+from services.speech.domain import Job
 from services.speech.usecases import Transcriptions
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
 # Of a caller's deadline this much is left for the answer to travel.
 REPLY_SECONDS = 0.2
-MAX_USER_ID_CHARACTERS = 255
 
 
 class SpeechServicer(speech_pb2_grpc.SpeechServiceServicer):
@@ -31,7 +30,7 @@ class SpeechServicer(speech_pb2_grpc.SpeechServiceServicer):
     ) -> pb.TranscribeResponse:
         head = await _head(request_iterator)
         paid = await self._transcriptions.transcribe(
-            _caller(head.caller), _job(head), _chunks(request_iterator), patience_seconds=_patience_seconds(context)
+            to_caller(head.caller), _job(head), _chunks(request_iterator), patience_seconds=_patience_seconds(context)
         )
         return pb.TranscribeResponse(
             text=paid.transcript.text,
@@ -56,19 +55,6 @@ async def _chunks(messages: AsyncIterator[pb.TranscribeRequest]) -> AsyncIterato
         if message.WhichOneof("part") != "chunk":
             raise InvalidArgument("After the head only chunks may come.")
         yield message.chunk
-
-
-def _caller(caller: common_pb2.Caller) -> Caller:
-    workspace = parse_id(caller.workspace_id)
-    if workspace is None:
-        raise InvalidArgument("caller.workspace_id must be a UUID.")
-    if not 1 <= len(caller.user_id) <= MAX_USER_ID_CHARACTERS:
-        raise InvalidArgument(f"caller.user_id must have 1 to {MAX_USER_ID_CHARACTERS} characters.")
-    try:
-        role = Role(caller.role)
-    except ValueError:
-        raise InvalidArgument("caller.role is unknown.") from None
-    return Caller(caller.user_id, WorkspaceId(workspace), role)
 
 
 def _job(head: pb.TranscribeHead) -> Job:

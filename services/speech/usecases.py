@@ -9,12 +9,13 @@ from typing import Any
 
 import structlog
 
+from services.kit.callers import Caller
 from services.kit.errors import Unavailable
 from services.kit.spool import Spool
 from services.kit.upstream import ProviderTimeout, Retries
 from services.speech.answers import Answers
 from services.speech.billing import Billing, Hold
-from services.speech.domain import MAX_BYTES, Caller, Job, Paid, Transcript
+from services.speech.domain import MAX_BYTES, Job, Paid, Transcript
 from services.speech.errors import AudioEmpty, AudioTooLarge, AudioTypeUnsupported, ProviderNotConfigured
 from services.speech.formats import find_format
 from services.speech.measure import Decoders

@@ -13,10 +13,11 @@ from backendai.billing.v1 import billing_pb2 as pb
 from backendai.billing.v1.billing_pb2_grpc import BillingServiceStub
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from services.kit.callers import Caller
 from services.kit.errors import DomainError, Kind
 from services.kit.grpc_client import outcome_of
 from services.kit.ids import new_id
-from services.translate.domain import Caller, Usage
+from services.translate.domain import Usage
 
 if TYPE_CHECKING:  # this class is in the stubs' types only
     from backendai.billing.v1.billing_pb2_grpc import BillingServiceAsyncStub

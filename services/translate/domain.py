@@ -1,48 +1,18 @@
 """What a translation is made of, and its rules. Pure: no clock, no wire."""
 
 from dataclasses import dataclass
-from enum import IntEnum
-from typing import NewType, Self
-from uuid import UUID
+from typing import Self
 
-from services.kit.errors import InvalidArgument, NotFound, PermissionDenied
+from services.kit.errors import InvalidArgument
 from services.kit.tokens import estimate_tokens
 from services.translate.errors import LanguageUnknown
 from services.translate.languages import find_language
-
-WorkspaceId = NewType("WorkspaceId", UUID)
 
 MAX_TEXT_CHARACTERS = 5_000
 TOKENS_PER_CHARACTER = 6
 """No language in use needs more for what one character of another says."""
 SPARE_TOKENS = 4_096
 """Room for a model that thinks before it answers, and for the JSON around the answer."""
-
-
-class Role(IntEnum):
-    """A caller's role in the workspace, ordered by what it may do; GUEST is no member."""
-
-    GUEST = 0
-    VIEWER = 1
-    MEMBER = 2
-    ADMIN = 3
-    OWNER = 4
-
-
-@dataclass(frozen=True, slots=True)
-class Caller:
-    """Who asks, and which workspace pays."""
-
-    user_id: str
-    workspace_id: WorkspaceId
-    role: Role
-
-    def must_spend(self) -> None:
-        """NotFound for a guest, as for a workspace that does not exist; PermissionDenied for a viewer."""
-        if self.role == Role.GUEST:
-            raise NotFound
-        if self.role == Role.VIEWER:
-            raise PermissionDenied
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 import structlog
 from cachetools import TTLCache
 
+from services.kit.callers import Caller
 from services.kit.upstream import ProviderBadResponse, ProviderTimeout, Retries
 from services.translate.billing import Billing, Hold
-from services.translate.domain import Answer, Caller, Job, Translation
+from services.translate.domain import Answer, Job, Translation
 from services.translate.errors import InsufficientCredits
 from services.translate.flights import Flight, Flights
 from services.translate.languages import find_tag

@@ -7,9 +7,10 @@ from uuid import UUID
 from sqlalchemy import RowMapping, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from services.chat.domain import Caller, Session, SessionStatus
+from services.chat.domain import Session, SessionStatus
 from services.chat.store.rows import to_session
 from services.chat.store.visibility import caller_parameters
+from services.kit.callers import Caller
 from services.kit.db import autocommit
 from services.kit.errors import InvalidCursor
 from services.kit.ids import parse_id

@@ -23,16 +23,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from services.chat.domain import (
-    Caller,
-    Message,
-    MessageId,
-    Permission,
-    Session,
-    SessionId,
-    SessionSettings,
-    SessionStatus,
-)
+from services.chat.domain import Message, MessageId, Permission, Session, SessionId, SessionSettings, SessionStatus
 from services.chat.errors import TaskInProgress, VersionMismatch
 from services.chat.store import idempotency
 from services.chat.store.rows import to_message, to_session
@@ -47,6 +38,7 @@ from services.chat.store.visibility import (
     visible_from,
     visible_sessions,
 )
+from services.kit.callers import Caller
 from services.kit.db import autocommit
 from services.kit.errors import InvalidCursor, NotFound, PermissionDenied
 from services.kit.ids import parse_id

@@ -5,10 +5,11 @@ from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from services.chat.domain import Caller, Permission, PublicMessage, PublicSession, SessionId, Share
+from services.chat.domain import Permission, PublicMessage, PublicSession, SessionId, Share
 from services.chat.store import idempotency
 from services.chat.store.rows import Fields
 from services.chat.store.visibility import caller_parameters
+from services.kit.callers import Caller
 from services.kit.paging import Page, PageQuery, page_of
 from services.kit.pg import Database
 

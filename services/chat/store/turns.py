@@ -11,7 +11,6 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.chat.domain import (
     Admission,
-    Caller,
     Hold,
     Message,
     MessageId,
@@ -27,6 +26,7 @@ from services.chat.store import idempotency
 from services.chat.store.rows import Fields, to_message, to_task
 from services.chat.store.tables import messages, sessions, tasks
 from services.chat.store.visibility import caller_parameters, is_visible, permission, visible_from
+from services.kit.callers import Caller
 from services.kit.db import autocommit
 from services.kit.errors import NotFound, PermissionDenied
 from services.kit.pg import Database

@@ -5,8 +5,8 @@ from uuid import UUID
 
 from sqlalchemy import BindParameter, ColumnElement, Select, and_, bindparam, case, exists, literal, or_, select
 
-from services.chat.domain import Caller
 from services.chat.store.tables import sessions, shares, tasks
+from services.kit.callers import Caller
 
 user: BindParameter[str] = bindparam("user")
 workspace: BindParameter[UUID] = bindparam("workspace")

@@ -2,8 +2,8 @@
 
 from uuid import UUID
 
-from services.chat.domain import Caller
 from services.chat.store.idempotency import Key, KeyStore
+from services.kit.callers import Caller
 
 
 class KeyUseCases:

@@ -8,7 +8,6 @@ from services.chat.announcer import Announcer
 from services.chat.billing import Billing
 from services.chat.catalog import Catalogs
 from services.chat.domain import (
-    Caller,
     Message,
     MessageId,
     Permission,
@@ -24,6 +23,7 @@ from services.chat.domain import (
 from services.chat.store.idempotency import Key
 from services.chat.store.search import SearchStore
 from services.chat.store.sessions import SessionStore
+from services.kit.callers import Caller
 from services.kit.errors import NotFound, PermissionDenied
 from services.kit.ids import new_id
 from services.kit.paging import Page, PageQuery

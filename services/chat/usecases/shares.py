@@ -2,11 +2,12 @@
 
 from uuid import UUID
 
-from services.chat.domain import Caller, Permission, PublicSession, Session, SessionId, Share, check_user_id
+from services.chat.domain import Permission, PublicSession, Session, SessionId, Share
 from services.chat.errors import ShareWithOwner
 from services.chat.store.idempotency import Key
 from services.chat.store.sessions import SessionStore
 from services.chat.store.shares import ShareStore
+from services.kit.callers import Caller, check_user_id
 from services.kit.errors import NotFound, PermissionDenied
 from services.kit.paging import Page, PageQuery
 

@@ -12,7 +12,6 @@ from services.chat.catalog import Catalogs
 from services.chat.domain import (
     CANCEL_GRACE,
     Admission,
-    Caller,
     Hold,
     Message,
     MessageId,
@@ -29,6 +28,7 @@ from services.chat.settler import Settler
 from services.chat.store.idempotency import Key
 from services.chat.store.runs import RunStore
 from services.chat.store.turns import TurnStore
+from services.kit.callers import Caller
 from services.kit.errors import DomainError, NotFound, PermissionDenied, Unavailable
 from services.kit.ids import new_id
 

@@ -4,7 +4,6 @@ from datetime import date
 from uuid import UUID, uuid4
 
 from services.billing.domain import (
-    Caller,
     EntryKind,
     Grant,
     Hold,
@@ -13,14 +12,13 @@ from services.billing.domain import (
     Price,
     PriceList,
     Rates,
-    Role,
     SessionId,
     Settlement,
     Usage,
-    WorkspaceId,
 )
 from services.billing.store import Store
 from services.billing.usecases import Billing
+from services.kit.callers import Caller, Role, WorkspaceId
 from services.kit.money import NANO, Tier
 
 TODAY = date(2026, 11, 22)

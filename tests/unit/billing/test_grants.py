@@ -5,10 +5,11 @@ import asyncio
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from services.billing.domain import MAX_GRANT_NANO, Account, Entry, EntryKind, Grant, Role, WorkspaceId
+from services.billing.domain import MAX_GRANT_NANO, Account, Entry, EntryKind, Grant
 from services.billing.errors import IdempotencyKeyReused
 from services.billing.store import Store
 from services.billing.usecases import Billing
+from services.kit.callers import Role, WorkspaceId
 from services.kit.errors import InvalidArgument, NotFound, PermissionDenied
 from services.kit.money import NANO
 from tests.unit.billing.factories import billing_over, caller, new_workspace

@@ -8,10 +8,11 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from services.billing.domain import HoldId, Settlement, Usage, WorkspaceId
+from services.billing.domain import HoldId, Settlement, Usage
 from services.billing.errors import HoldReleased, InsufficientCredits
 from services.billing.store import Store
 from services.billing.usecases import Billing
+from services.kit.callers import WorkspaceId
 from services.kit.pg import Database
 from tests.unit.billing.factories import WORST_CASE, billing_over, fund, new_hold_id, new_workspace, request
 from tests.unit.billing.ledger import read_books

@@ -2,9 +2,10 @@
 
 import pytest
 
-from services.billing.domain import Entry, EntryKind, Role, Settlement, Usage, WorkspaceId
+from services.billing.domain import Entry, EntryKind, Settlement, Usage
 from services.billing.store import Store
 from services.billing.usecases import Billing
+from services.kit.callers import Role, WorkspaceId
 from services.kit.errors import InvalidCursor, NotFound
 from services.kit.money import NANO
 from services.kit.paging import Page, PageQuery

@@ -15,17 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from services.chat.announcer import Announcer
 from services.chat.billing import Billing
 from services.chat.catalog import Catalogs
-from services.chat.domain import (
-    Caller,
-    Ending,
-    Role,
-    Session,
-    SessionId,
-    SessionSettings,
-    TaskId,
-    TaskState,
-    Usage,
-)
+from services.chat.domain import Ending, Session, SessionId, SessionSettings, TaskId, TaskState, Usage
 from services.chat.reaper import Reaper
 from services.chat.settler import Settler
 from services.chat.store.idempotency import Key
@@ -40,6 +30,7 @@ from services.chat.usecases.sessions import SessionUseCases
 from services.chat.usecases.shares import ShareUseCases
 from services.chat.usecases.turns import Turn, TurnUseCases
 from services.kit.bus import Bus
+from services.kit.callers import Caller, Role, WorkspaceId
 from services.kit.db import create_engine
 from services.kit.errors import DomainError, Kind, Unavailable
 from services.kit.grpc_client import dial
@@ -48,7 +39,7 @@ from services.kit.ids import new_id
 from services.kit.pg import Database
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
-WORKSPACE = uuid4()
+WORKSPACE = WorkspaceId(uuid4())
 HELD_NANO = 1_000_000
 
 

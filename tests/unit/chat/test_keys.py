@@ -6,10 +6,10 @@ from uuid import uuid4
 
 import pytest
 
-from services.chat.domain import Caller, Role
 from services.chat.errors import IdempotencyKeyReused
 from services.chat.store.idempotency import KeyStore
 from services.chat.usecases.keys import KeyUseCases
+from services.kit.callers import Caller, Role, WorkspaceId
 from services.kit.db import create_engine
 from tests.unit.chat.conftest import WORKSPACE
 
@@ -36,7 +36,7 @@ async def test_twins_at_once_are_one_work(keys: KeyUseCases) -> None:
 
 
 async def test_a_key_belongs_to_its_user_route_and_workspace(keys: KeyUseCases) -> None:
-    bob, elsewhere = Caller("bob", WORKSPACE, Role.MEMBER), Caller("alice", uuid4(), Role.MEMBER)
+    bob, elsewhere = Caller("bob", WORKSPACE, Role.MEMBER), Caller("alice", WorkspaceId(uuid4()), Role.MEMBER)
     ids = [uuid4() for _ in range(4)]
     assert ids == [
         await keys.bind_key(ALICE, ROUTE, "k", BODY, ids[0]),

@@ -2,8 +2,9 @@
 
 import pytest
 
-from services.chat.domain import Caller, Ending, Permission, Role, TaskId, TaskState
+from services.chat.domain import Ending, Permission, TaskId, TaskState
 from services.chat.errors import NothingToRegenerate, TaskInProgress
+from services.kit.callers import Caller, Role
 from services.kit.errors import PermissionDenied
 from services.kit.ids import new_id
 from services.kit.paging import PageQuery

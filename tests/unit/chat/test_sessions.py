@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from services.chat.domain import Caller, Permission, Role, SessionSettings, SessionStatus
+from services.chat.domain import Permission, SessionSettings, SessionStatus
 from services.chat.errors import (
     FrameworkNotAvailable,
     IdempotencyKeyReused,
@@ -14,6 +14,7 @@ from services.chat.errors import (
     VersionMismatch,
 )
 from services.chat.store.idempotency import Key
+from services.kit.callers import Caller, Role, WorkspaceId
 from services.kit.errors import DomainError, InvalidArgument, InvalidCursor, NotFound, PermissionDenied
 from services.kit.paging import PageQuery
 from tests.unit.chat.conftest import WORKSPACE, Chat
@@ -77,7 +78,7 @@ async def test_nobody_but_the_owner_and_those_shared_with_sees_a_session(chat: C
             await chat.sessions.get_session(outsider, session.id)
         with pytest.raises(NotFound):
             await chat.sessions.list_messages(outsider, session.id, page(10), descending=False)
-    elsewhere = Caller("alice", session.id, Role.OWNER)
+    elsewhere = Caller("alice", WorkspaceId(session.id), Role.OWNER)
     with pytest.raises(NotFound):
         await chat.sessions.get_session(elsewhere, session.id)
 

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from services.chat.domain import Caller, Ending, Role, TaskId, TaskState, Usage
+from services.chat.domain import Ending, TaskId, TaskState, Usage
 from services.chat.errors import (
     ContextTooLong,
     IdempotencyKeyReused,
@@ -14,6 +14,7 @@ from services.chat.errors import (
 )
 from services.chat.store.runs import Beat
 from services.kit.bus import JOBS_SUBJECT, events_subject
+from services.kit.callers import Caller, Role
 from services.kit.errors import DomainError, NotFound, PermissionDenied, Unavailable
 from services.kit.ids import new_id
 from services.kit.paging import PageQuery

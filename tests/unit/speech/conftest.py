@@ -18,6 +18,7 @@ from services.billing.prices import load_prices
 from services.billing.servicer import BillingServicer
 from services.billing.store import Store
 from services.billing.usecases import Billing as BillingService
+from services.kit.callers import Caller, Role, WorkspaceId
 from services.kit.db import is_down
 from services.kit.grpc_client import dial
 from services.kit.grpc_server import Server
@@ -27,7 +28,7 @@ from services.kit.pg import Database
 from services.kit.upstream import Retries
 from services.speech.answers import Answers
 from services.speech.billing import Billing
-from services.speech.domain import Bounds, Caller, HoldId, Job, Paid, Role, WorkspaceId
+from services.speech.domain import Bounds, HoldId, Job, Paid
 from services.speech.measure import Decoders
 from services.speech.providers import Provider
 from services.speech.providers.openai import OpenAI
@@ -67,9 +68,9 @@ class Account:
         return [entry for entry in page.entries if entry.kind == billing_domain.EntryKind.SPEECH]
 
     @property
-    def _admin(self) -> billing_domain.Caller:
-        workspace = billing_domain.WorkspaceId(self.workspace_id)
-        return billing_domain.Caller("admin", workspace, billing_domain.Role.ADMIN)
+    def _admin(self) -> Caller:
+        workspace = WorkspaceId(self.workspace_id)
+        return Caller("admin", workspace, Role.ADMIN)
 
 
 @dataclass
@@ -83,7 +84,7 @@ class RunningBilling:
     async def account(self, nano: int = NANO) -> Account:
         """A fresh workspace with so much."""
         workspace = WorkspaceId(uuid4())
-        admin = billing_domain.Caller("admin", billing_domain.WorkspaceId(workspace), billing_domain.Role.ADMIN)
+        admin = Caller("admin", WorkspaceId(workspace), Role.ADMIN)
         await self.service.grant_credits(admin, billing_domain.Grant(admin.workspace_id, "admin", nano))
         return Account(self.service, workspace)
 

@@ -10,10 +10,11 @@ from uuid import uuid4
 import pytest
 
 from deploy.local.server import free_port
+from services.kit.callers import Caller, Role, WorkspaceId
 from services.kit.grpc_client import dial
 from services.kit.upstream import Retries
 from services.translate.billing import Billing
-from services.translate.domain import Caller, Job, Role, WorkspaceId
+from services.translate.domain import Job
 from services.translate.flights import Flights
 from services.translate.providers import Provider
 from services.translate.providers.google import Google

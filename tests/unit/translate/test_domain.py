@@ -6,9 +6,10 @@ import pytest
 from backendai.translate.v1.translate_pb2 import TranslateReason
 from langcodes import Language
 
+from services.kit.callers import Role
 from services.kit.errors import DomainError, InvalidArgument, NotFound, PermissionDenied
 from services.translate import errors, languages
-from services.translate.domain import Job, Role, Usage
+from services.translate.domain import Job, Usage
 from services.translate.errors import LanguageUnknown
 from services.translate.languages import find_language, find_tag
 from tests.unit.translate.conftest import a_caller, a_job

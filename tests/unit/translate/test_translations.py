@@ -6,9 +6,10 @@ from contextlib import suppress
 
 import pytest
 
+from services.kit.callers import Role
 from services.kit.errors import DomainError, PermissionDenied, Unavailable
 from services.kit.upstream import ProviderTimeout
-from services.translate.domain import Role, Translation
+from services.translate.domain import Translation
 from services.translate.languages import MAX_TAG_CHARACTERS
 from services.translate.providers.google import Google
 from services.translate.providers.openai import OpenAI
