@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from typing import Any
+from collections.abc import AsyncIterator, Awaitable
+from typing import TYPE_CHECKING, Any
 
 from backendai.billing.v1.billing_pb2 import CheckCreditsRequest
 from backendai.chat.v1.chat_pb2 import BindIdempotencyKeyRequest
@@ -21,6 +21,9 @@ from gateway.uploads import Upload
 from services.kit.ids import new_id
 from services.kit.money import to_credits
 from services.kit.spool import Spool
+
+if TYPE_CHECKING:  # this class is in the stubs' types only
+    from backendai.speech.v1.speech_pb2_grpc import SpeechServiceAsyncStub
 
 router = APIRouter(prefix="/api/transcribe-audio", tags=["speech"], route_class=PrivateRoute)
 
@@ -104,8 +107,7 @@ async def transcribe_audio(call: KnownCaller) -> Response:
             may_repeat=bool(key),
         )
         seconds = call.parts.settings.speech_timeout_s + SPARE_SECONDS
-        asked = call.parts.speech.Transcribe(_messages(head, upload.file), timeout=seconds)
-        return _told(await while_connected(call.request, asked))
+        return _told(await while_connected(call.request, _transcribe(call.parts.speech, head, upload.file, seconds)))
 
 
 async def _hold_id(workspace: WorkspaceCall, key: str, upload: Upload) -> str:
@@ -127,10 +129,21 @@ async def _hold_id(workspace: WorkspaceCall, key: str, upload: Upload) -> str:
     return fresh
 
 
-async def _messages(head: pb.TranscribeHead, file: Spool) -> AsyncIterator[pb.TranscribeRequest]:
-    yield pb.TranscribeRequest(head=head)
-    async for piece in file.pieces():
-        yield pb.TranscribeRequest(chunk=piece)
+def _transcribe(
+    speech: SpeechServiceAsyncStub, head: pb.TranscribeHead, file: Spool, seconds: float
+) -> Awaitable[pb.TranscribeResponse]:
+    """Send the head, and the file once speech has asked for it."""
+
+    async def messages() -> AsyncIterator[pb.TranscribeRequest]:
+        yield pb.TranscribeRequest(head=head)
+        await asked.initial_metadata()
+        if asked.done():  # refused for its head
+            return
+        async for piece in file.pieces():
+            yield pb.TranscribeRequest(chunk=piece)
+
+    asked = speech.Transcribe(messages(), timeout=seconds)
+    return asked
 
 
 def _told(made: pb.TranscribeResponse) -> Response:

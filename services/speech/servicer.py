@@ -29,8 +29,9 @@ class SpeechServicer(speech_pb2_grpc.SpeechServiceServicer):
         self, request_iterator: AsyncIterator[pb.TranscribeRequest], context: Context
     ) -> pb.TranscribeResponse:
         head = await _head(request_iterator)
+        file = _chunks(request_iterator, context)
         paid = await self._transcriptions.transcribe(
-            to_caller(head.caller), _job(head), _chunks(request_iterator), patience_seconds=_patience_seconds(context)
+            to_caller(head.caller), _job(head), file, patience_seconds=_patience_seconds(context)
         )
         return pb.TranscribeResponse(
             text=paid.transcript.text,
@@ -50,7 +51,11 @@ async def _head(messages: AsyncIterator[pb.TranscribeRequest]) -> pb.TranscribeH
     raise InvalidArgument("The first message must be the head.")
 
 
-async def _chunks(messages: AsyncIterator[pb.TranscribeRequest]) -> AsyncIterator[bytes]:
+async def _chunks(messages: AsyncIterator[pb.TranscribeRequest], context: Context) -> AsyncIterator[bytes]:
+    """The file. The client is told to send it when it is first asked for: a refusal that met a client in the middle of
+    a write would be lost, since gRPC then says INTERNAL.
+    """
+    await context.send_initial_metadata(())
     async for message in messages:
         if message.WhichOneof("part") != "chunk":
             raise InvalidArgument("After the head only chunks may come.")

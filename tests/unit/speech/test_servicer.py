@@ -98,10 +98,13 @@ async def test_a_bad_head_is_refused_before_the_file(
 ) -> None:
     async def endless() -> AsyncIterator[pb.TranscribeRequest]:
         yield pb.TranscribeRequest(head=head(account, **fields))
-        while True:
+        await call.initial_metadata()
+        while not call.done():
             yield pb.TranscribeRequest(chunk=bytes(64 * 1024))
+            pytest.fail("the file was asked for")
 
-    assert await refusal(stub.Transcribe(endless(), timeout=30)) == (code, reason)
+    call = stub.Transcribe(endless(), timeout=30)
+    assert await refusal(call) == (code, reason)
     assert await account.spent_and_held() == NOTHING
 
 

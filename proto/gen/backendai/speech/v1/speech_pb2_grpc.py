@@ -47,7 +47,8 @@ class SpeechServiceServicer:
     """
 
     def Transcribe(self, request_iterator, context):
-        """Transcribes one file: the head first, then the file in pieces. Holds the price of its length, asks the provider,
+        """Transcribes one file: the head first, then the file in pieces. Wait for the initial metadata before the first piece:
+        it says that the head is good, and a refusal can reach you whole. Holds the price of its length, asks the provider,
         settles, and answers only then. A failure costs nothing, and a call that is cancelled stops the provider.
         NOT_FOUND for a guest, PERMISSION_DENIED for a viewer; the reasons of SpeechReason;
         FAILED_PRECONDITION insufficient_credits; a provider's failures as in CommonReason.

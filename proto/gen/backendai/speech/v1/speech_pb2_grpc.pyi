@@ -34,7 +34,8 @@ class SpeechServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> SpeechServiceAsyncStub: ...
     Transcribe: _grpc.StreamUnaryMultiCallable[_speech_pb2.TranscribeRequest, _speech_pb2.TranscribeResponse]
-    """Transcribes one file: the head first, then the file in pieces. Holds the price of its length, asks the provider,
+    """Transcribes one file: the head first, then the file in pieces. Wait for the initial metadata before the first piece:
+    it says that the head is good, and a refusal can reach you whole. Holds the price of its length, asks the provider,
     settles, and answers only then. A failure costs nothing, and a call that is cancelled stops the provider.
     NOT_FOUND for a guest, PERMISSION_DENIED for a viewer; the reasons of SpeechReason;
     FAILED_PRECONDITION insufficient_credits; a provider's failures as in CommonReason.
@@ -46,7 +47,8 @@ class SpeechServiceAsyncStub(SpeechServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Transcribe: _aio.StreamUnaryMultiCallable[_speech_pb2.TranscribeRequest, _speech_pb2.TranscribeResponse]  # type: ignore[assignment]
-    """Transcribes one file: the head first, then the file in pieces. Holds the price of its length, asks the provider,
+    """Transcribes one file: the head first, then the file in pieces. Wait for the initial metadata before the first piece:
+    it says that the head is good, and a refusal can reach you whole. Holds the price of its length, asks the provider,
     settles, and answers only then. A failure costs nothing, and a call that is cancelled stops the provider.
     NOT_FOUND for a guest, PERMISSION_DENIED for a viewer; the reasons of SpeechReason;
     FAILED_PRECONDITION insufficient_credits; a provider's failures as in CommonReason.
@@ -61,7 +63,8 @@ class SpeechServiceServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_speech_pb2.TranscribeRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_speech_pb2.TranscribeResponse, _abc.Awaitable[_speech_pb2.TranscribeResponse]]:
-        """Transcribes one file: the head first, then the file in pieces. Holds the price of its length, asks the provider,
+        """Transcribes one file: the head first, then the file in pieces. Wait for the initial metadata before the first piece:
+        it says that the head is good, and a refusal can reach you whole. Holds the price of its length, asks the provider,
         settles, and answers only then. A failure costs nothing, and a call that is cancelled stops the provider.
         NOT_FOUND for a guest, PERMISSION_DENIED for a viewer; the reasons of SpeechReason;
         FAILED_PRECONDITION insufficient_credits; a provider's failures as in CommonReason.
