@@ -1666,6 +1666,7 @@ class ClaimedTask(_message.Message):
     USER_MESSAGE_ID_FIELD_NUMBER: _builtins.int
     SESSION_ID_FIELD_NUMBER: _builtins.int
     CREATED_AT_FIELD_NUMBER: _builtins.int
+    TRACEPARENT_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     """The task."""
     attempt: _builtins.int
@@ -1678,6 +1679,8 @@ class ClaimedTask(_message.Message):
     """The message to answer."""
     session_id: _builtins.str
     """The session."""
+    traceparent: _builtins.str
+    """The trace that the run goes on with, as in W3C Trace Context; empty when the turn is not traced."""
     @_builtins.property
     def settings(self) -> Global___SessionSettings:
         """The session's settings as they were when the message was sent."""
@@ -1717,10 +1720,11 @@ class ClaimedTask(_message.Message):
         user_message_id: _builtins.str = ...,
         session_id: _builtins.str = ...,
         created_at: _timestamp_pb2.Timestamp | None = ...,
+        traceparent: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "deadline_at", b"deadline_at", "rates", b"rates", "settings", b"settings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "created_at", b"created_at", "deadline_at", b"deadline_at", "held_nano", b"held_nano", "history", b"history", "output_tokens", b"output_tokens", "rates", b"rates", "session_id", b"session_id", "settings", b"settings", "steps", b"steps", "task_id", b"task_id", "user_message_id", b"user_message_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "created_at", b"created_at", "deadline_at", b"deadline_at", "held_nano", b"held_nano", "history", b"history", "output_tokens", b"output_tokens", "rates", b"rates", "session_id", b"session_id", "settings", b"settings", "steps", b"steps", "task_id", b"task_id", "traceparent", b"traceparent", "user_message_id", b"user_message_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

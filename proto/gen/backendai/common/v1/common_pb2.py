@@ -22,23 +22,24 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import descriptor_pb2 as google_dot_protobuf_dot_descriptor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n backendai/common/v1/common.proto\x12\x13\x62\x61\x63kendai.common.v1\"X\n\x06\x43\x61ller\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x14\n\x0cworkspace_id\x18\x02 \x01(\t\x12\'\n\x04role\x18\x03 \x01(\x0e\x32\x19.backendai.common.v1.Role\"+\n\x0bPageRequest\x12\r\n\x05limit\x18\x01 \x01(\x05\x12\r\n\x05token\x18\x02 \x01(\t\"6\n\x08PageInfo\x12\x12\n\nnext_token\x18\x01 \x01(\t\x12\x16\n\x0eprevious_token\x18\x02 \x01(\t*^\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_VIEWER\x10\x01\x12\x0f\n\x0bROLE_MEMBER\x10\x02\x12\x0e\n\nROLE_ADMIN\x10\x03\x12\x0e\n\nROLE_OWNER\x10\x04*\xe3\x03\n\x0c\x43ommonReason\x12\x1d\n\x19\x43OMMON_REASON_UNSPECIFIED\x10\x00\x12\"\n\x1e\x43OMMON_REASON_INVALID_ARGUMENT\x10\x01\x12\x1b\n\x17\x43OMMON_REASON_NOT_FOUND\x10\x02\x12#\n\x1f\x43OMMON_REASON_PERMISSION_DENIED\x10\x03\x12 \n\x1c\x43OMMON_REASON_INVALID_CURSOR\x10\x04\x12\x1d\n\x19\x43OMMON_REASON_UNAVAILABLE\x10\x05\x12&\n\"COMMON_REASON_PROVIDER_UNAVAILABLE\x10\x06\x12\"\n\x1e\x43OMMON_REASON_PROVIDER_TIMEOUT\x10\x07\x12\'\n#COMMON_REASON_PROVIDER_RATE_LIMITED\x10\x08\x12&\n\"COMMON_REASON_PROVIDER_AUTH_FAILED\x10\t\x12#\n\x1f\x43OMMON_REASON_PROVIDER_REJECTED\x10\n\x12\'\n#COMMON_REASON_PROVIDER_BAD_RESPONSE\x10\x0b\x12\"\n\x1e\x43OMMON_REASON_CONTENT_FILTERED\x10\x0c\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n backendai/common/v1/common.proto\x12\x13\x62\x61\x63kendai.common.v1\x1a google/protobuf/descriptor.proto\"X\n\x06\x43\x61ller\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x14\n\x0cworkspace_id\x18\x02 \x01(\t\x12\'\n\x04role\x18\x03 \x01(\x0e\x32\x19.backendai.common.v1.Role\"+\n\x0bPageRequest\x12\r\n\x05limit\x18\x01 \x01(\x05\x12\r\n\x05token\x18\x02 \x01(\t\"6\n\x08PageInfo\x12\x12\n\nnext_token\x18\x01 \x01(\t\x12\x16\n\x0eprevious_token\x18\x02 \x01(\t*^\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_VIEWER\x10\x01\x12\x0f\n\x0bROLE_MEMBER\x10\x02\x12\x0e\n\nROLE_ADMIN\x10\x03\x12\x0e\n\nROLE_OWNER\x10\x04*\xe3\x03\n\x0c\x43ommonReason\x12\x1d\n\x19\x43OMMON_REASON_UNSPECIFIED\x10\x00\x12\"\n\x1e\x43OMMON_REASON_INVALID_ARGUMENT\x10\x01\x12\x1b\n\x17\x43OMMON_REASON_NOT_FOUND\x10\x02\x12#\n\x1f\x43OMMON_REASON_PERMISSION_DENIED\x10\x03\x12 \n\x1c\x43OMMON_REASON_INVALID_CURSOR\x10\x04\x12\x1d\n\x19\x43OMMON_REASON_UNAVAILABLE\x10\x05\x12&\n\"COMMON_REASON_PROVIDER_UNAVAILABLE\x10\x06\x12\"\n\x1e\x43OMMON_REASON_PROVIDER_TIMEOUT\x10\x07\x12\'\n#COMMON_REASON_PROVIDER_RATE_LIMITED\x10\x08\x12&\n\"COMMON_REASON_PROVIDER_AUTH_FAILED\x10\t\x12#\n\x1f\x43OMMON_REASON_PROVIDER_REJECTED\x10\n\x12\'\n#COMMON_REASON_PROVIDER_BAD_RESPONSE\x10\x0b\x12\"\n\x1e\x43OMMON_REASON_CONTENT_FILTERED\x10\x0c:1\n\x07\x63\x61llers\x12\x1e.google.protobuf.MethodOptions\x18\xd1\x86\x03 \x03(\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'backendai.common.v1.common_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ROLE']._serialized_start=248
-  _globals['_ROLE']._serialized_end=342
-  _globals['_COMMONREASON']._serialized_start=345
-  _globals['_COMMONREASON']._serialized_end=828
-  _globals['_CALLER']._serialized_start=57
-  _globals['_CALLER']._serialized_end=145
-  _globals['_PAGEREQUEST']._serialized_start=147
-  _globals['_PAGEREQUEST']._serialized_end=190
-  _globals['_PAGEINFO']._serialized_start=192
-  _globals['_PAGEINFO']._serialized_end=246
+  _globals['_ROLE']._serialized_start=282
+  _globals['_ROLE']._serialized_end=376
+  _globals['_COMMONREASON']._serialized_start=379
+  _globals['_COMMONREASON']._serialized_end=862
+  _globals['_CALLER']._serialized_start=91
+  _globals['_CALLER']._serialized_end=179
+  _globals['_PAGEREQUEST']._serialized_start=181
+  _globals['_PAGEREQUEST']._serialized_end=224
+  _globals['_PAGEINFO']._serialized_start=226
+  _globals['_PAGEINFO']._serialized_end=280
 # @@protoc_insertion_point(module_scope)

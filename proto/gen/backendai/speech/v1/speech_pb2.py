@@ -25,13 +25,15 @@ _sym_db = _symbol_database.Default()
 from backendai.common.v1 import common_pb2 as backendai_dot_common_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n backendai/speech/v1/speech.proto\x12\x13\x62\x61\x63kendai.speech.v1\x1a backendai/common/v1/common.proto\"a\n\x11TranscribeRequest\x12\x33\n\x04head\x18\x01 \x01(\x0b\x32#.backendai.speech.v1.TranscribeHeadH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"t\n\x0eTranscribeHead\x12+\n\x06\x63\x61ller\x18\x01 \x01(\x0b\x32\x1b.backendai.common.v1.Caller\x12\x0f\n\x07hold_id\x18\x02 \x01(\t\x12\x10\n\x08language\x18\x03 \x01(\t\x12\x12\n\nmay_repeat\x18\x04 \x01(\x08\"\x85\x01\n\x12TranscribeResponse\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x10\n\x08language\x18\x02 \x01(\t\x12\x18\n\x10\x64uration_seconds\x18\x03 \x01(\x01\x12\x14\n\x0c\x63harged_nano\x18\x04 \x01(\x03\x12\x10\n\x08provider\x18\x05 \x01(\t\x12\r\n\x05model\x18\x06 \x01(\t*\x9c\x03\n\x0cSpeechReason\x12\x1d\n\x19SPEECH_REASON_UNSPECIFIED\x10\x00\x12\x1d\n\x19SPEECH_REASON_AUDIO_EMPTY\x10\x01\x12!\n\x1dSPEECH_REASON_AUDIO_TOO_LARGE\x10\x02\x12(\n$SPEECH_REASON_AUDIO_TYPE_UNSUPPORTED\x10\x03\x12#\n\x1fSPEECH_REASON_AUDIO_UNDECODABLE\x10\x04\x12!\n\x1dSPEECH_REASON_AUDIO_TOO_SHORT\x10\x05\x12 \n\x1cSPEECH_REASON_AUDIO_TOO_LONG\x10\x06\x12\"\n\x1eSPEECH_REASON_LANGUAGE_UNKNOWN\x10\x07\x12&\n\"SPEECH_REASON_LANGUAGE_UNSUPPORTED\x10\x08\x12)\n%SPEECH_REASON_PROVIDER_NOT_CONFIGURED\x10\t\x12 \n\x1cSPEECH_REASON_TOO_MANY_TRIES\x10\n2p\n\rSpeechService\x12_\n\nTranscribe\x12&.backendai.speech.v1.TranscribeRequest\x1a\'.backendai.speech.v1.TranscribeResponse(\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n backendai/speech/v1/speech.proto\x12\x13\x62\x61\x63kendai.speech.v1\x1a backendai/common/v1/common.proto\"a\n\x11TranscribeRequest\x12\x33\n\x04head\x18\x01 \x01(\x0b\x32#.backendai.speech.v1.TranscribeHeadH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"t\n\x0eTranscribeHead\x12+\n\x06\x63\x61ller\x18\x01 \x01(\x0b\x32\x1b.backendai.common.v1.Caller\x12\x0f\n\x07hold_id\x18\x02 \x01(\t\x12\x10\n\x08language\x18\x03 \x01(\t\x12\x12\n\nmay_repeat\x18\x04 \x01(\x08\"\x85\x01\n\x12TranscribeResponse\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x10\n\x08language\x18\x02 \x01(\t\x12\x18\n\x10\x64uration_seconds\x18\x03 \x01(\x01\x12\x14\n\x0c\x63harged_nano\x18\x04 \x01(\x03\x12\x10\n\x08provider\x18\x05 \x01(\t\x12\r\n\x05model\x18\x06 \x01(\t*\x9c\x03\n\x0cSpeechReason\x12\x1d\n\x19SPEECH_REASON_UNSPECIFIED\x10\x00\x12\x1d\n\x19SPEECH_REASON_AUDIO_EMPTY\x10\x01\x12!\n\x1dSPEECH_REASON_AUDIO_TOO_LARGE\x10\x02\x12(\n$SPEECH_REASON_AUDIO_TYPE_UNSUPPORTED\x10\x03\x12#\n\x1fSPEECH_REASON_AUDIO_UNDECODABLE\x10\x04\x12!\n\x1dSPEECH_REASON_AUDIO_TOO_SHORT\x10\x05\x12 \n\x1cSPEECH_REASON_AUDIO_TOO_LONG\x10\x06\x12\"\n\x1eSPEECH_REASON_LANGUAGE_UNKNOWN\x10\x07\x12&\n\"SPEECH_REASON_LANGUAGE_UNSUPPORTED\x10\x08\x12)\n%SPEECH_REASON_PROVIDER_NOT_CONFIGURED\x10\t\x12 \n\x1cSPEECH_REASON_TOO_MANY_TRIES\x10\n2}\n\rSpeechService\x12l\n\nTranscribe\x12&.backendai.speech.v1.TranscribeRequest\x1a\'.backendai.speech.v1.TranscribeResponse\"\x0b\x8a\xb5\x18\x07gateway(\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'backendai.speech.v1.speech_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_SPEECHSERVICE'].methods_by_name['Transcribe']._loaded_options = None
+  _globals['_SPEECHSERVICE'].methods_by_name['Transcribe']._serialized_options = b'\212\265\030\007gateway'
   _globals['_SPEECHREASON']._serialized_start=445
   _globals['_SPEECHREASON']._serialized_end=857
   _globals['_TRANSCRIBEREQUEST']._serialized_start=91
@@ -41,5 +43,5 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TRANSCRIBERESPONSE']._serialized_start=309
   _globals['_TRANSCRIBERESPONSE']._serialized_end=442
   _globals['_SPEECHSERVICE']._serialized_start=859
-  _globals['_SPEECHSERVICE']._serialized_end=971
+  _globals['_SPEECHSERVICE']._serialized_end=984
 # @@protoc_insertion_point(module_scope)

@@ -25,13 +25,15 @@ _sym_db = _symbol_database.Default()
 from backendai.common.v1 import common_pb2 as backendai_dot_common_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&backendai/translate/v1/translate.proto\x12\x16\x62\x61\x63kendai.translate.v1\x1a backendai/common/v1/common.proto\"q\n\x14TranslateTextRequest\x12+\n\x06\x63\x61ller\x18\x01 \x01(\x0b\x32\x1b.backendai.common.v1.Caller\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x0e\n\x06target\x18\x03 \x01(\t\x12\x0e\n\x06source\x18\x04 \x01(\t\"\x87\x01\n\x15TranslateTextResponse\x12\x17\n\x0ftranslated_text\x18\x01 \x01(\t\x12\x0e\n\x06source\x18\x02 \x01(\t\x12\x0e\n\x06target\x18\x03 \x01(\t\x12\x10\n\x08provider\x18\x04 \x01(\t\x12\r\n\x05model\x18\x05 \x01(\t\x12\x14\n\x0c\x63harged_nano\x18\x06 \x01(\x03*\x85\x01\n\x0fTranslateReason\x12 \n\x1cTRANSLATE_REASON_UNSPECIFIED\x10\x00\x12%\n!TRANSLATE_REASON_LANGUAGE_UNKNOWN\x10\x01\x12)\n%TRANSLATE_REASON_INSUFFICIENT_CREDITS\x10\x02\x32\x80\x01\n\x10TranslateService\x12l\n\rTranslateText\x12,.backendai.translate.v1.TranslateTextRequest\x1a-.backendai.translate.v1.TranslateTextResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&backendai/translate/v1/translate.proto\x12\x16\x62\x61\x63kendai.translate.v1\x1a backendai/common/v1/common.proto\"q\n\x14TranslateTextRequest\x12+\n\x06\x63\x61ller\x18\x01 \x01(\x0b\x32\x1b.backendai.common.v1.Caller\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x0e\n\x06target\x18\x03 \x01(\t\x12\x0e\n\x06source\x18\x04 \x01(\t\"\x87\x01\n\x15TranslateTextResponse\x12\x17\n\x0ftranslated_text\x18\x01 \x01(\t\x12\x0e\n\x06source\x18\x02 \x01(\t\x12\x0e\n\x06target\x18\x03 \x01(\t\x12\x10\n\x08provider\x18\x04 \x01(\t\x12\r\n\x05model\x18\x05 \x01(\t\x12\x14\n\x0c\x63harged_nano\x18\x06 \x01(\x03*\x85\x01\n\x0fTranslateReason\x12 \n\x1cTRANSLATE_REASON_UNSPECIFIED\x10\x00\x12%\n!TRANSLATE_REASON_LANGUAGE_UNKNOWN\x10\x01\x12)\n%TRANSLATE_REASON_INSUFFICIENT_CREDITS\x10\x02\x32\x8d\x01\n\x10TranslateService\x12y\n\rTranslateText\x12,.backendai.translate.v1.TranslateTextRequest\x1a-.backendai.translate.v1.TranslateTextResponse\"\x0b\x8a\xb5\x18\x07gatewayb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'backendai.translate.v1.translate_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_TRANSLATESERVICE'].methods_by_name['TranslateText']._loaded_options = None
+  _globals['_TRANSLATESERVICE'].methods_by_name['TranslateText']._serialized_options = b'\212\265\030\007gateway'
   _globals['_TRANSLATEREASON']._serialized_start=354
   _globals['_TRANSLATEREASON']._serialized_end=487
   _globals['_TRANSLATETEXTREQUEST']._serialized_start=100
@@ -39,5 +41,5 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TRANSLATETEXTRESPONSE']._serialized_start=216
   _globals['_TRANSLATETEXTRESPONSE']._serialized_end=351
   _globals['_TRANSLATESERVICE']._serialized_start=490
-  _globals['_TRANSLATESERVICE']._serialized_end=618
+  _globals['_TRANSLATESERVICE']._serialized_end=631
 # @@protoc_insertion_point(module_scope)
