@@ -36,6 +36,10 @@ token: $(VENV)/.local ## Print a token for the API: make token USER=alice WORKSP
 	  $(if $(filter command line,$(origin USER)),--user "$(USER)") \
 	  $(if $(WORKSPACE),--workspace "$(WORKSPACE)") $(if $(ROLE),--role "$(ROLE)")
 
+.PHONY: certs
+certs: $(VENV)/.local ## Make certificates for a trial of mutual TLS between the services.
+	@$(BIN)/python -m deploy.local.certs
+
 .PHONY: migrate
 migrate: $(VENV)/.local ## Bring the database that DATABASE_URL names up to date.
 	@test -n "$$DATABASE_URL" || { echo "Set DATABASE_URL to the database to migrate (make up migrates its own)." >&2; exit 1; }

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-import traceback
 from collections.abc import Iterable
 from functools import partial
 
@@ -15,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.problems import Problem, internal, response_of, unavailable, uri_too_long
 from services.kit.ids import new_id
+from services.kit.logs import where
 
 log = structlog.get_logger()
 
@@ -68,9 +68,7 @@ class Edge:
         except ClientDisconnect:
             log.debug("client_gone", request_id=request_id)
         except Exception as error:
-            # The exception's own text may quote what the caller sent: the log gets its type and where it came from.
-            where = traceback.format_tb(error.__traceback__)[-4:]
-            log.error("request_failed", request_id=request_id, error=type(error).__name__, where=where)
+            log.error("request_failed", request_id=request_id, **where(error))
             if status:
                 raise
             await response_of(internal(), request_id)(scope, receive, tell)

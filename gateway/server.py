@@ -26,8 +26,10 @@ from gateway.statuses import Statuses
 from gateway.streams import Streams
 from gateway.turns import Turns
 from gateway.uploads import Uploads
+from services.kit import ops
 from services.kit.bus import Bus
 from services.kit.grpc_client import dial
+from services.kit.tls import Tls
 
 # Without these there is no chat; without another service its own routes answer 503.
 NEEDED = ("chat", "billing")
@@ -71,12 +73,12 @@ class Gateway:
     """The parts of one process. `start` dials, `close` hangs up."""
 
     def __init__(self, settings: Settings) -> None:
-        self._settings = settings
+        self._settings, tls = settings, Tls.of(settings.grpc_tls_dir)
         self._channels = {
-            "chat": dial(settings.chat_address),
-            "billing": dial(settings.billing_address),
-            "speech": dial(settings.speech_address),
-            "translate": dial(settings.translate_address),
+            "chat": dial(settings.chat_address, "chat", tls),
+            "billing": dial(settings.billing_address, "billing", tls),
+            "speech": dial(settings.speech_address, "speech", tls),
+            "translate": dial(settings.translate_address, "translate", tls),
         }
         self._keys, self._issuer = _keys(settings)
         self._fetching: asyncio.Task[None] | None = None
@@ -122,12 +124,20 @@ class Gateway:
         """Serve on a bound socket until `stop`, then drain."""
         server = HttpServer(self._config())
         self.start()
+        with ops.serve(self._settings.ops_listen, self._is_ready):
+            await self._serve(server, listener, stop)
+        await self.close()
+
+    async def _serve(self, server: HttpServer, listener: socket.socket, stop: asyncio.Event) -> None:
         serving = asyncio.create_task(server.serve([listener]))
         stopping = asyncio.create_task(stop.wait())
         await asyncio.wait((serving, stopping), return_when=asyncio.FIRST_COMPLETED)
         stopping.cancel()
         await self._drain(server, serving)
-        await self.close()
+
+    async def _is_ready(self) -> bool:
+        ready, _ = await self.parts.health.check()
+        return ready
 
     async def _drain(self, server: HttpServer, serving: asyncio.Task[None]) -> None:
         """Send clients away, then close; who still waits for a run is told in time that it goes on."""

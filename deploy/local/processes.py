@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import count, repeat
 
 from deploy.local.ai import MODEL as LOCAL_MODEL
 from deploy.local.runner import Child
@@ -82,13 +83,24 @@ def services(settings: Settings, env: dict[str, str]) -> Iterator[Child]:
     )
     ports = {kind: [free_port() for _ in range(count)] for kind, _stage, count in kinds}
     env = {**env, **{f"{kind.upper()}_ADDRESS": _target(ports[kind]) for kind in CALLED}}
+    ops = _ops(settings)
+    for name, port in _numbered("gateway", range(settings.gateway_port, settings.gateway_port + settings.gateways)):
+        own = {**env, "GATEWAY_HOST": settings.gateway_host, "GATEWAY_PORT": str(port), **next(ops)}
+        yield Child(name, _command(settings, "gateway", "gateway", own), EDGE)
     for kind, stage, _count in kinds:
         for name, port in _numbered(kind, ports[kind]):
-            own = {**env, f"{kind.upper()}_LISTEN": f"{LOOPBACK}:{port}"}
-            yield Child(name, _command(kind, f"services.{kind}", own), stage, port)
-    for name, port in _numbered("gateway", range(settings.gateway_port, settings.gateway_port + settings.gateways)):
-        own = {**env, "GATEWAY_HOST": settings.gateway_host, "GATEWAY_PORT": str(port)}
-        yield Child(name, _command("gateway", "gateway", own), EDGE)
+            own = {**env, f"{kind.upper()}_LISTEN": f"{LOOPBACK}:{port}", **next(ops)}
+            yield Child(name, _command(settings, kind, f"services.{kind}", own), stage, port)
+
+
+def _ops(settings: Settings) -> Iterator[dict[str, str]]:
+    """Where each process in turn tells metrics and health: nowhere, or on the ports from the one that is set."""
+    if settings.ops_listen is None:
+        yield from repeat({})
+        return
+    host, _, first = settings.ops_listen.rpartition(":")
+    for port in count(int(first)):
+        yield {"OPS_LISTEN": f"{host}:{port}"}
 
 
 def _target(ports: list[int]) -> str:
@@ -102,7 +114,9 @@ def _numbered(name: str, ports: Sequence[int]) -> Iterator[tuple[str, int]]:
         yield (name if len(ports) == 1 else f"{name}.{number}"), port
 
 
-def _command(kind: str, module: str, env: dict[str, str]) -> Command:
+def _command(settings: Settings, kind: str, module: str, env: dict[str, str]) -> Command:
     hidden = PRIVATE - set(NEEDS[kind])
     own = {name: value for name, value in env.items() if name not in hidden}
+    if settings.grpc_tls_dir is not None:
+        own["GRPC_TLS_DIR"] = str(settings.grpc_tls_dir.resolve() / kind)
     return Command((sys.executable, "-m", module), env=own, folder=ROOT)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal, Self
 
 import dotenv
-from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from deploy.local.problem import Problem
@@ -79,6 +79,13 @@ class Settings(BaseSettings):
     speeches: int = Field(1, ge=1, le=16, description="How many speech processes run.")
     translates: int = Field(1, ge=1, le=16, description="How many translate processes run.")
 
+    grpc_tls_dir: Path | None = Field(
+        None, description="A folder with a folder of certificates for each service, as make certs makes it."
+    )
+    ops_listen: str | None = Field(
+        None,
+        description="Where the first process tells metrics and health, host:port; each further one takes the next.",
+    )
     log_level: str = Field("info", description="debug shows what PostgreSQL and NATS say, too.")
 
     @model_validator(mode="after")
@@ -100,6 +107,13 @@ class Settings(BaseSettings):
         if self.speech_provider == "openai" and self.openai_api_key is None:
             raise ValueError("SPEECH_PROVIDER=openai needs OPENAI_API_KEY")
         return self
+
+    @field_validator("grpc_tls_dir")
+    @classmethod
+    def _every_service_has_a_certificate(cls, folder: Path | None) -> Path | None:
+        if folder is not None and not (folder / "gateway" / "tls.crt").exists():
+            raise ValueError("it has no folder of certificates for each service: make certs makes one")
+        return folder
 
     @classmethod
     def read(cls) -> Self:

@@ -20,6 +20,7 @@ from services.kit import process
 from services.kit.bus import Bus
 from services.kit.grpc_client import dial
 from services.kit.grpc_server import Server
+from services.kit.tls import Tls
 
 # A key that a server without keys does not look at; the SDK insists on one.
 NO_KEY = "none"
@@ -60,10 +61,11 @@ def make_frameworks() -> dict[str, Framework]:
 async def main(settings: AgentSettings, stop: asyncio.Event) -> None:
     """Work until `stop`."""
     keep_libraries_quiet()
+    tls = Tls.of(settings.grpc_tls_dir)
     bus = Bus(settings.nats_url, name="agent")
-    server = Server(settings.agent_listen)
+    server = Server(settings.agent_listen, tls=tls, ops_listen=settings.ops_listen)
     providers = make_providers(settings)
-    channel = dial(settings.chat_address)
+    channel = dial(settings.chat_address, "chat", tls)
     worker = Worker(
         Tasks(channel, worker_id=f"{socket.gethostname()}-{os.getpid()}"),
         bus,

@@ -3,7 +3,6 @@
 import asyncio
 import random
 import time
-import traceback
 from collections.abc import Mapping
 from contextlib import suppress
 
@@ -28,6 +27,7 @@ from services.agent.tools import Tools
 from services.agent.wakeups import Wakeups
 from services.kit.bus import CANCEL_SUBJECT, Bus
 from services.kit.errors import DomainError
+from services.kit.logs import where
 
 log = structlog.get_logger()
 
@@ -132,7 +132,7 @@ class Worker:
         self._running.discard(task)
         self._wakeups.release(1)
         if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("run_broke", **_where(error))
+            log.error("run_broke", **where(error))
 
     # --- run ---
 
@@ -169,7 +169,7 @@ class Worker:
         except LeaseLost:
             raise
         except Exception as error:
-            log.error("run_failed_inside", task_id=run.turn.task_id, **_where(error))
+            log.error("run_failed_inside", task_id=run.turn.task_id, **where(error))
             return Failed(RunError.code, RunError.detail)
 
     def _framework_of(self, turn: Turn) -> Framework:
@@ -259,15 +259,6 @@ class Worker:
 def _name(error: DomainError | grpc.aio.AioRpcError) -> str:
     """What chat has answered, in a word."""
     return error.reason if isinstance(error, DomainError) else str(error.code().name)
-
-
-def _where(error: BaseException) -> dict[str, object]:
-    """What broke and where, without the error's own words: they may quote the conversation."""
-    frames = traceback.extract_tb(error.__traceback__)[-8:]
-    return {
-        "error": type(error).__name__,
-        "trace": [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames],
-    }
 
 
 def _log_end(run: Run, end: End, seconds: float) -> None:

@@ -4,6 +4,7 @@ import asyncio
 from datetime import UTC, date, datetime
 
 import structlog
+from backendai.billing.v1.billing_pb2 import DESCRIPTOR
 from backendai.billing.v1.billing_pb2_grpc import add_BillingServiceServicer_to_server
 
 from services.billing.prices import load_prices
@@ -14,8 +15,10 @@ from services.billing.usecases import Billing
 from services.kit import process
 from services.kit.db import is_down
 from services.kit.grpc_server import Server, serve
+from services.kit.logs import where
 from services.kit.money import to_nano
 from services.kit.pg import Database
+from services.kit.tls import Tls
 
 SWEEP_SECONDS = 2.0
 
@@ -24,6 +27,7 @@ log = structlog.get_logger()
 
 async def main(settings: Settings, stop: asyncio.Event) -> None:
     """Put the parts together and serve until `stop`. Without Postgres every call is UNAVAILABLE until it is there."""
+    tls = Tls.of(settings.grpc_tls_dir)
     database = Database(
         settings.database_url.get_secret_value(), pool_size=settings.billing_database_pool, application="billing"
     )
@@ -34,7 +38,14 @@ async def main(settings: Settings, stop: asyncio.Event) -> None:
         signup_nano=to_nano(settings.billing_signup_credits),
         ceiling_nano=to_nano(settings.billing_hold_ceiling),
     )
-    server = Server(settings.billing_listen, is_down=is_down, ready=False)
+    server = Server(
+        settings.billing_listen,
+        tls=tls,
+        ops_listen=settings.ops_listen,
+        reflects=DESCRIPTOR if settings.grpc_reflection else None,
+        is_down=is_down,
+        ready=False,
+    )
     add_BillingServiceServicer_to_server(BillingServicer(billing), server.grpc)
     sweep = asyncio.create_task(sweep_expired(billing, server))
     try:
@@ -54,7 +65,7 @@ async def sweep_expired(billing: Billing, server: Server) -> None:
             now_ready = True
         except Exception as error:
             now_ready = False
-            log.warning("sweep_failed", error=type(error).__name__, exc_info=None if is_down(error) else error)
+            log.warning("sweep_failed", **({"error": type(error).__name__} if is_down(error) else where(error)))
         if now_ready != ready:
             ready = now_ready
             await server.set_ready(ready)

@@ -3,6 +3,7 @@
 import asyncio
 import time
 
+from backendai.chat.v1.chat_pb2 import DESCRIPTOR
 from backendai.chat.v1.chat_pb2_grpc import add_ChatServiceServicer_to_server, add_TaskServiceServicer_to_server
 
 from services.chat.announcer import Announcer
@@ -30,16 +31,18 @@ from services.kit.db import create_engine, is_down
 from services.kit.grpc_client import dial
 from services.kit.grpc_server import Server, serve
 from services.kit.pg import Database
+from services.kit.tls import Tls
 
 
 async def main(settings: Settings, stop: asyncio.Event) -> None:
     """Put the parts together and serve until `stop`."""
+    tls = Tls.of(settings.grpc_tls_dir)
     # What decides races runs straight on the driver; what is put together from filters and pages runs on the engine.
     url, half = settings.database_url.get_secret_value(), settings.chat_database_pool // 2
     engine = create_engine(url, pool_size=half, application="chat")
     database = Database(url, pool_size=half, application="chat")
     bus = Bus(settings.nats_url, name="chat")
-    billing = Billing(dial(settings.billing_address))
+    billing = Billing(dial(settings.billing_address, "billing", tls))
     catalogs = Catalogs(
         billing,
         configured=settings.providers,
@@ -68,7 +71,13 @@ async def main(settings: Settings, stop: asyncio.Event) -> None:
         announcer=announcer,
         clock=time.monotonic,
     )
-    server = Server(settings.chat_listen, is_down=is_down)
+    server = Server(
+        settings.chat_listen,
+        tls=tls,
+        ops_listen=settings.ops_listen,
+        reflects=DESCRIPTOR if settings.grpc_reflection else None,
+        is_down=is_down,
+    )
     session_store = SessionStore(engine)
     sessions = SessionUseCases(
         session_store, SearchStore(engine), catalogs=catalogs, billing=billing, announcer=announcer

@@ -16,6 +16,7 @@ from services.chat.store.upkeep import UpkeepStore
 from services.chat.usecases.turns import TurnUseCases
 from services.kit.db import is_down
 from services.kit.errors import DomainError
+from services.kit.logs import where
 
 log = structlog.get_logger()
 
@@ -60,7 +61,7 @@ class Reaper:
                 if is_down(error):
                     self._in_contact_since = None
                 elif not isinstance(error, DomainError):
-                    log.error("reaper_failed", exc_info=error)
+                    log.error("reaper_failed", **where(error))
             await asyncio.sleep(INTERVAL_SECONDS)
 
     async def go_round(self) -> None:

@@ -12,6 +12,7 @@ from services.chat.domain import Task
 from services.chat.store.upkeep import Settlement, UpkeepStore, settlement_of
 from services.kit.db import is_down
 from services.kit.errors import DomainError
+from services.kit.logs import where
 
 log = structlog.get_logger()
 
@@ -56,7 +57,7 @@ class Settler:
             log.warning("settlement_postponed", tasks=len(batch), reason=error.reason)
         except Exception as error:
             if not is_down(error):
-                log.error("settlement_failed", tasks=len(batch), exc_info=error)
+                log.error("settlement_failed", tasks=len(batch), **where(error))
         for task, last_event in batch:
             await self._announcer.ended(_settled(task, charged.get(task.id)), last_event)
 

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar, cast
 
 import grpc
 
+from services.kit import telemetry
 from services.kit.errors import Unavailable
 from services.kit.grpc_errors import RemoteError, error_info
 from services.kit.grpc_server import MAX_MESSAGE_BYTES
+from services.kit.telemetry import Span, SpanKind
+from services.kit.tls import Tls
 
 T = TypeVar("T")
 
 DEADLINE_SECONDS = 5.0
+# So often a call looks whether the certificate was renewed; calls on the old connection may go on for so long.
+RENEWAL_SECONDS = 10.0
+LONGEST_CALL_SECONDS = 600.0
 # A call that never left (the connection was refused) is tried again by gRPC itself; nothing else is retried here.
 OPTIONS = (
     ("grpc.lb_policy_name", "round_robin"),
@@ -30,27 +38,85 @@ OPTIONS = (
 
 
 class Channel:
-    """A channel for stubs whose calls end after the default deadline unless they name another one."""
+    """A channel for stubs: each call ends after the default deadline unless it names another one, and is traced.
 
-    def __init__(self, channel: grpc.aio.Channel) -> None:
-        self._channel = channel
+    With TLS it dials anew soon after the process's certificate was renewed; calls under way end on the old connection.
+    """
+
+    def __init__(self, address: str, callee: str, tls: Tls | None) -> None:
+        self._address, self._callee, self._tls = address, callee, tls
+        self._generation, self._looked_at = 0, time.monotonic()
+        self._channel = self._dial()
+
+    def _dial(self) -> grpc.aio.Channel:
+        if self._tls is None:
+            return grpc.aio.insecure_channel(self._address, options=OPTIONS)
+        self._generation = self._tls.generation()
+        options = (*OPTIONS, ("grpc.ssl_target_name_override", self._callee))
+        return grpc.aio.secure_channel(self._address, self._tls.channel_credentials(), options=options)
+
+    def _current(self) -> grpc.aio.Channel:
+        if self._tls is not None and time.monotonic() - self._looked_at > RENEWAL_SECONDS:
+            self._looked_at = time.monotonic()
+            if self._tls.generation() != self._generation:
+                old, self._channel = self._channel, self._dial()
+                _keep(asyncio.ensure_future(old.close(LONGEST_CALL_SECONDS)))
+        return self._channel
 
     def unary_unary(self, *args: Any, **kwargs: Any) -> Callable[..., Any]:
-        """What a stub makes its methods of. A plain function: an interceptor would cost each call a task of its own."""
-        call: Callable[..., Any] = self._channel.unary_unary(*args, **kwargs)
+        """What a stub makes its methods of."""
+        return self._method("unary_unary", args, kwargs)
+
+    def stream_unary(self, *args: Any, **kwargs: Any) -> Callable[..., Any]:
+        """What a stub makes its methods of that send a stream."""
+        return self._method("stream_unary", args, kwargs)
+
+    def _method(self, kind: str, args: Any, kwargs: Any) -> Callable[..., Any]:
+        """A plain function: an interceptor would cost each call a task of its own."""
+        channel, call = self._channel, getattr(self._channel, kind)(*args, **kwargs)
+        name = str(args[0]).removeprefix("/")
 
         def with_deadline(request: Any, *, timeout: float = DEADLINE_SECONDS, **options: Any) -> Any:
-            return call(request, timeout=timeout, **options)
+            nonlocal channel, call
+            if channel is not (current := self._current()):
+                channel, call = current, getattr(current, kind)(*args, **kwargs)
+            if not telemetry.tracing():
+                return call(request, timeout=timeout, **options)
+            span = telemetry.begin(name, SpanKind.CLIENT)
+            made = call(request, timeout=timeout, metadata=tuple(telemetry.headers(span).items()), **options)
+            _keep(asyncio.ensure_future(_end(span, made)))
+            return made
 
         return with_deadline
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._channel, name)
 
+    async def close(self, grace: float | None = None) -> None:
+        """Hang up."""
+        await self._channel.close(grace)
 
-def dial(address: str) -> grpc.aio.Channel:
-    """A channel that connects in the background; a call on it fails fast with UNAVAILABLE while nobody answers."""
-    return cast("grpc.aio.Channel", Channel(grpc.aio.insecure_channel(address, options=OPTIONS)))
+
+_kept: set[asyncio.Future[None]] = set()
+
+
+def _keep(work: asyncio.Future[None]) -> None:
+    """Hold on to what nobody waits for, until it is done."""
+    _kept.add(work)
+    work.add_done_callback(_kept.discard)
+
+
+async def _end(span: Span, call: Any) -> None:
+    code: grpc.StatusCode = await call.code()
+    telemetry.end_call(span, code.name)
+    span.end()
+
+
+def dial(address: str, callee: str, tls: Tls | None = None) -> grpc.aio.Channel:
+    """A channel to a service that connects in the background; a call on it fails fast with UNAVAILABLE while nobody
+    answers. With TLS the other end must show a certificate of the callee's name.
+    """
+    return cast("grpc.aio.Channel", Channel(address, callee, tls))
 
 
 def as_domain_error(error: grpc.aio.AioRpcError) -> Exception:

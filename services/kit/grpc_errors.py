@@ -20,6 +20,12 @@ def to_status(error: DomainError) -> grpc.Status:
     return status
 
 
+def unexpected() -> grpc.Status:
+    """What is told of an error that nobody expected: nothing of its own words."""
+    status: grpc.Status = rpc_status.to_status(Status(code=Kind.UPSTREAM.value.value[0], message="internal error"))
+    return status
+
+
 def error_info(error: grpc.aio.AioRpcError) -> ErrorInfo | None:
     """The ErrorInfo a failed call carries; None for a failure of the transport or of an unexpected kind."""
     status = rpc_status.from_call(error)  # type: ignore[arg-type]  # the stubs know the sync error only

@@ -1,17 +1,29 @@
-"""One way to serve gRPC: errors mapped in one interceptor, health told, SIGTERM drained."""
+"""One way to serve gRPC: callers checked, calls counted, traced and their errors mapped in one interceptor, health
+told, SIGTERM drained.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import grpc
 import structlog
+from google.protobuf.descriptor import FileDescriptor
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
 
+from services.kit import ops, telemetry
 from services.kit.errors import DomainError, Unavailable
-from services.kit.grpc_errors import to_status
+from services.kit.grpc_errors import to_status, unexpected
+from services.kit.logs import where
+from services.kit.metrics import GRPC_SERVER_SECONDS
+from services.kit.peers import CallerNotAllowed, check_caller
+from services.kit.telemetry import TRACEPARENT, SpanKind
+from services.kit.tls import Tls
 
 log = structlog.get_logger()
 
@@ -26,74 +38,121 @@ OPTIONS = (
 )
 
 
-class ErrorInterceptor(grpc.aio.ServerInterceptor):
-    """Turns a DomainError into its rich status, a lost database into UNAVAILABLE and all else into INTERNAL."""
+Context = grpc.aio.ServicerContext[Any, Any]
+Behaviour = Callable[[Any, Any], Awaitable[Any]]
 
-    def __init__(self, is_down: Callable[[BaseException], bool]) -> None:
-        self._is_down = is_down
+
+class CallInterceptor(grpc.aio.ServerInterceptor):
+    """What happens to each call around its servicer.
+
+    With TLS the caller's certificate is held against the method's allow-list. A DomainError becomes its rich status, a
+    lost database UNAVAILABLE, and all else INTERNAL without the error's own words.
+    """
+
+    def __init__(self, is_down: Callable[[BaseException], bool], *, checks_callers: bool) -> None:
+        self._is_down, self._checks_callers = is_down, checks_callers
+        self._handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
 
     async def intercept_service(
         self,
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
         details: grpc.HandlerCallDetails,
     ) -> grpc.RpcMethodHandler[Any, Any]:
-        """Wrap the methods that answer once; streams of the health service pass."""
+        """Wrap the methods that answer once; streams of the health service and of reflection pass."""
+        known = self._handlers.get(details.method)
+        if known is not None:
+            return known
         handler: Any = await continuation(details)
         if handler is None or handler.response_streaming:
             return handler  # type: ignore[no-any-return]
         behaviour, make = handler.unary_unary, grpc.unary_unary_rpc_method_handler
         if handler.request_streaming:
             behaviour, make = handler.stream_unary, grpc.stream_unary_rpc_method_handler
-        return make(
-            self._guarded(behaviour, details.method),
+        wrapped = self._handlers[details.method] = make(
+            self._wrapped(behaviour, details.method),
             request_deserializer=handler.request_deserializer,
             response_serializer=handler.response_serializer,
         )
+        return wrapped
 
-    def _guarded(self, behaviour: Callable[..., Awaitable[Any]], method: str) -> Callable[..., Awaitable[Any]]:
-        async def guarded(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
-            try:
-                return await behaviour(request, context)
-            except DomainError as error:
-                await context.abort_with_status(to_status(error))
-            except grpc.aio.AbortError:
-                raise
-            except Exception as error:
-                await self._abort_unexpected(error, method, context)
+    def _wrapped(self, behaviour: Behaviour, method: str) -> Behaviour:
+        name = method.removeprefix("/")
 
-        return guarded
+        async def answer(request: Any, context: Context) -> Any:
+            started_at, code = time.perf_counter(), grpc.StatusCode.OK
+            with telemetry.span(name, SpanKind.SERVER, parent=_traceparent(context)) as span:
+                try:
+                    if self._checks_callers:
+                        check_caller(method, context.auth_context())
+                    return await behaviour(request, context)
+                except asyncio.CancelledError:
+                    code = grpc.StatusCode.CANCELLED
+                    raise
+                except grpc.aio.AbortError:
+                    code = grpc.StatusCode.UNKNOWN
+                    raise
+                except Exception as error:
+                    status = self._status_of(error, method)
+                    code = status.code
+                    await context.abort_with_status(status)
+                finally:
+                    GRPC_SERVER_SECONDS.labels(method, code.name).observe(time.perf_counter() - started_at)
+                    telemetry.end_call(span, code.name)
 
-    async def _abort_unexpected(
-        self, error: Exception, method: str, context: grpc.aio.ServicerContext[Any, Any]
-    ) -> None:
+        return answer
+
+    def _status_of(self, error: Exception, method: str) -> grpc.Status:
+        if isinstance(error, CallerNotAllowed):
+            log.warning("caller_not_allowed", method=method)
+        if isinstance(error, DomainError):
+            return to_status(error)
         if self._is_down(error):
             log.warning("database_unreachable", method=method, error=type(error).__name__)
-            await context.abort_with_status(to_status(Unavailable()))
-        log.error("call_failed", method=method, exc_info=error)
-        await context.abort(grpc.StatusCode.INTERNAL, "internal error")
+            return to_status(Unavailable())
+        log.error("call_failed", method=method, **where(error))
+        return unexpected()
+
+
+def _traceparent(context: Context) -> str:
+    """Where the caller's trace goes on here."""
+    if not telemetry.tracing():
+        return ""
+    return next((str(value) for key, value in context.invocation_metadata() or () if key == TRACEPARENT), "")
 
 
 class Server:
-    """A gRPC server with the health service; ready from its start, unless `ready` leaves that to `set_ready`."""
+    """A gRPC server with the health service; ready from its start, unless `ready` leaves that to `set_ready`.
+
+    `ops_listen` is where the platform asks by HTTP, see `ops`; with `tls` no client comes in without a certificate;
+    `reflects` is the proto file whose services are described to whoever asks.
+    """
 
     def __init__(
         self,
         listen: str,
         *,
+        tls: Tls | None = None,
+        ops_listen: str | None = None,
+        reflects: FileDescriptor | None = None,
         is_down: Callable[[BaseException], bool] = lambda _: False,
         ready: bool = True,
         options: Sequence[tuple[str, int]] = (),
     ) -> None:
-        self.grpc = grpc.aio.server(interceptors=[ErrorInterceptor(is_down)], options=(*OPTIONS, *options))
+        interceptor = CallInterceptor(is_down, checks_callers=tls is not None)
+        self.grpc = grpc.aio.server(interceptors=[interceptor], options=(*OPTIONS, *options))
         self._health = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self.grpc)
-        self.listen = listen
+        self.listen, self._tls, self._ops_listen, self._reflects = listen, tls, ops_listen, reflects
         self._ready = ready
+        self._running = ExitStack()
 
     async def start(self) -> None:
         """Bind and accept; a port in use is an error that names it."""
+        if self._reflects is not None:
+            services = [service.full_name for service in self._reflects.services_by_name.values()]
+            reflection.enable_server_reflection([*services, health.SERVICE_NAME, reflection.SERVICE_NAME], self.grpc)
         try:
-            port = self.grpc.add_insecure_port(self.listen)
+            port = self._bind()
         except RuntimeError:
             port = 0
         if port == 0:
@@ -101,7 +160,16 @@ class Server:
             raise SystemExit(f"{self.listen} is in use or not an address of this machine: set another one.")
         await self.grpc.start()
         await self.set_ready(self._ready)
-        log.info("listening", address=self.listen)
+        self._running.enter_context(ops.serve(self._ops_listen, self._is_ready))
+        log.info("listening", address=self.listen, tls=self._tls is not None)
+
+    def _bind(self) -> int:
+        if self._tls is None:
+            return self.grpc.add_insecure_port(self.listen)
+        return self.grpc.add_secure_port(self.listen, self._tls.server_credentials())
+
+    async def _is_ready(self) -> bool:
+        return self._ready
 
     async def set_ready(self, ready: bool) -> None:
         """Tell the health service's watchers, the load balancers among them."""
@@ -111,8 +179,10 @@ class Server:
 
     async def drain(self, seconds: float) -> None:
         """Stop accepting, let calls in flight finish for that long, end the rest."""
+        self._ready = False
         await self._health.enter_graceful_shutdown()
         await self.grpc.stop(seconds)
+        self._running.close()
 
 
 async def serve(server: Server, stop: asyncio.Event, *, drain_seconds: float) -> None:

@@ -2,14 +2,20 @@
 
 import logging
 import sys
+import traceback
 
 import structlog
+
+from services.kit import telemetry
+
+TRACE_FRAMES = 8
 
 
 def configure(service: str, *, level: str, style: str) -> None:
     """Send structlog and the standard library's logging to standard output as JSON lines or as columns."""
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
+        telemetry.add_trace,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
@@ -34,3 +40,12 @@ def configure(service: str, *, level: str, style: str) -> None:
     handler.setFormatter(formatter)
     logging.basicConfig(handlers=[handler], level=max(severity, logging.WARNING), force=True)
     structlog.contextvars.bind_contextvars(service=service)
+
+
+def where(error: BaseException) -> dict[str, object]:
+    """What broke and where, without the error's own words: they may quote a message, or a row that holds one."""
+    frames = traceback.extract_tb(error.__traceback__)[-TRACE_FRAMES:]
+    return {
+        "error": type(error).__name__,
+        "trace": [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames],
+    }

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 import structlog
 import uvloop
 
-from services.kit import logs
+from services.kit import logs, telemetry
 from services.kit.settings import ProcessSettings
 
 log = structlog.get_logger()
@@ -16,6 +16,7 @@ log = structlog.get_logger()
 def run(service: str, settings: ProcessSettings, main: Callable[[asyncio.Event], Awaitable[None]]) -> None:
     """Run `main(stop)` until it returns; `stop` is set by the first SIGTERM or SIGINT."""
     logs.configure(service, level=settings.log_level, style=settings.log_format)
+    telemetry.configure(service, endpoint=settings.otel_exporter_otlp_endpoint, share=settings.otel_traces_sampler_arg)
     uvloop.run(_until_stopped(main))
 
 

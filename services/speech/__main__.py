@@ -4,11 +4,13 @@ import asyncio
 import time
 
 import structlog
+from backendai.speech.v1.speech_pb2 import DESCRIPTOR
 from backendai.speech.v1.speech_pb2_grpc import add_SpeechServiceServicer_to_server
 
 from services.kit import process
 from services.kit.grpc_client import dial
 from services.kit.grpc_server import Server, serve
+from services.kit.tls import Tls
 from services.kit.upstream import Retries
 from services.speech.answers import Answers
 from services.speech.billing import Billing
@@ -47,7 +49,8 @@ def make_provider(settings: Settings) -> Provider | None:
 async def main(settings: Settings, stop: asyncio.Event) -> None:
     """Put the parts together and serve until `stop`."""
     keep_libraries_quiet()
-    provider, channel = make_provider(settings), dial(settings.billing_address)
+    tls = Tls.of(settings.grpc_tls_dir)
+    provider, channel = make_provider(settings), dial(settings.billing_address, "billing", tls)
     transcriptions = Transcriptions(
         provider,
         Billing(channel, hold_seconds=settings.speech_timeout_s + HOLD_SPARE_SECONDS, clock=time.time),
@@ -58,7 +61,13 @@ async def main(settings: Settings, stop: asyncio.Event) -> None:
         retries=Retries(),
     )
     name, model = (provider.name, provider.model) if provider else ("", "")
-    server = Server(settings.speech_listen, options=STEADY_WINDOW)
+    server = Server(
+        settings.speech_listen,
+        tls=tls,
+        ops_listen=settings.ops_listen,
+        reflects=DESCRIPTOR if settings.grpc_reflection else None,
+        options=STEADY_WINDOW,
+    )
     add_SpeechServiceServicer_to_server(SpeechServicer(transcriptions, provider=name, model=model), server.grpc)
     log.info("transcribing_with", provider=name or None, model=model or None)
     try:

@@ -4,11 +4,13 @@ import asyncio
 import time
 
 import structlog
+from backendai.translate.v1.translate_pb2 import DESCRIPTOR
 from backendai.translate.v1.translate_pb2_grpc import add_TranslateServiceServicer_to_server
 
 from services.kit import process
 from services.kit.grpc_client import dial
 from services.kit.grpc_server import Server, serve
+from services.kit.tls import Tls
 from services.kit.upstream import Retries
 from services.translate.billing import Billing
 from services.translate.flights import Flights
@@ -41,7 +43,8 @@ def make_provider(settings: Settings) -> Provider:
 async def main(settings: Settings, stop: asyncio.Event) -> None:
     """Put the parts together and serve until `stop`."""
     keep_libraries_quiet()
-    provider, channel = make_provider(settings), dial(settings.billing_address)
+    tls = Tls.of(settings.grpc_tls_dir)
+    provider, channel = make_provider(settings), dial(settings.billing_address, "billing", tls)
     flights = Flights[Paid](limit=settings.translate_concurrency)
     translations = Translations(
         provider,
@@ -51,7 +54,12 @@ async def main(settings: Settings, stop: asyncio.Event) -> None:
         timeout_seconds=settings.translate_timeout_s,
         retries=Retries(),
     )
-    server = Server(settings.translate_listen)
+    server = Server(
+        settings.translate_listen,
+        tls=tls,
+        ops_listen=settings.ops_listen,
+        reflects=DESCRIPTOR if settings.grpc_reflection else None,
+    )
     add_TranslateServiceServicer_to_server(TranslateServicer(translations), server.grpc)
     log.info("translating_with", provider=provider.name, model=provider.model)
     try:

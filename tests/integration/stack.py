@@ -16,6 +16,7 @@ from uuid import uuid4
 import httpx
 import jwt
 
+from deploy.local import certs
 from deploy.local.nats import Nats
 from deploy.local.server import LOOPBACK, Command, free_port, listens
 
@@ -82,6 +83,7 @@ class Stack:
         *,
         of_each: int = 1,
         agents: int | None = None,
+        mutual_tls: bool = False,
         env: Mapping[str, str] | None = None,
     ) -> None:
         self.folder = folder
@@ -116,16 +118,30 @@ class Stack:
             "BILLING_SIGNUP_CREDITS": "10",
             **(env or {}),
         }
+        self.certificates: Path | None = None
+        if mutual_tls:
+            self.certificates = folder / "certs"
+            certs.write_all(self.certificates)
         self.processes: dict[str, Process] = {}
+        self.ops_urls: dict[str, str] = {}
+        """Where each service's process tells metrics and health."""
         for name, port in fakes.items():
             self._add(name, (f"tests.fakes.{name}", "--port", str(port)), shared)
         own = {"speech": {"OPENAI_BASE_URL": f"{self.fakes['whisper']}/v1"}}
         for service in ("billing", "chat", "agent", "speech", "translate"):
             for number, port in enumerate(ports[service]):
                 told = {f"{service.upper()}_LISTEN": f"{LOOPBACK}:{port}", **own.get(service, {})}
-                self._add(f"{service}{number}", (f"services.{service}",), {**shared, **told})
+                self._add_service(service, number, f"services.{service}", {**shared, **told})
         for number, port in enumerate(ports["gateway"]):
-            self._add(f"gateway{number}", ("gateway",), {**shared, "GATEWAY_PORT": str(port)})
+            self._add_service("gateway", number, "gateway", {**shared, "GATEWAY_PORT": str(port)})
+
+    def _add_service(self, service: str, number: int, module: str, env: Mapping[str, str]) -> None:
+        name, ops = f"{service}{number}", f"{LOOPBACK}:{free_port()}"
+        self.ops_urls[name] = f"http://{ops}"
+        own = {"OPS_LISTEN": ops}
+        if self.certificates is not None:
+            own["GRPC_TLS_DIR"] = str(self.certificates / service)
+        self._add(name, (module,), {**env, **own})
 
     def _add(self, name: str, argv: tuple[str, ...], env: Mapping[str, str]) -> None:
         self.processes[name] = Process(name, argv, env, self.folder)

@@ -101,7 +101,7 @@ async def working(
 ) -> AsyncIterator[Worker]:
     """A worker at work; leaving the block stops it as SIGTERM does."""
     bus = Bus(nats_url, name="agent")
-    channel = dial(chat.address)
+    channel = dial(chat.address, "chat")
     worker = Worker(
         Tasks(channel, "test"),
         bus,

@@ -30,7 +30,7 @@ async def running(settings: Settings) -> AsyncIterator[grpc.aio.Channel]:
     """The process's main, and a channel to it."""
     stop = asyncio.Event()
     process = asyncio.create_task(main(settings, stop))
-    channel = dial(settings.billing_listen)
+    channel = dial(settings.billing_listen, "billing")
     try:
         await until_health_is(channel, health_pb2.HealthCheckResponse.NOT_SERVING, or_better=True)
         yield channel

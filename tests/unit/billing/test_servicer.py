@@ -34,7 +34,7 @@ async def stub(billing: Billing) -> AsyncIterator[Stub]:
     port = server.grpc.add_insecure_port("127.0.0.1:0")
     add_BillingServiceServicer_to_server(BillingServicer(billing), server.grpc)
     await server.grpc.start()
-    channel = dial(f"127.0.0.1:{port}")
+    channel = dial(f"127.0.0.1:{port}", "billing")
     yield BillingServiceStub(channel)
     await channel.close()
     await server.drain(0)

@@ -215,7 +215,7 @@ async def chat(database_url: str, billing_server: tuple[CountingBilling, str]) -
     counting, address = billing_server
     engine = create_engine(database_url, pool_size=10, application="test")
     database = Database(database_url, pool_size=10, application="test")
-    channel = dial(address)
+    channel = dial(address, "chat")
     billing, bus, clock = Billing(channel), SilentBus(), Clock()
     catalogs = Catalogs(
         billing, configured=frozenset({"local", "openai"}), default=("local", "small"), clock=time.monotonic

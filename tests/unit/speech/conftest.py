@@ -147,7 +147,7 @@ async def transcribing(
     clock: Callable[[], float] = time.time,
 ) -> AsyncIterator[Transcriptions]:
     """The use case; leaving the block waits for what is still being paid."""
-    channel: grpc.aio.Channel = dial(billing.address)
+    channel: grpc.aio.Channel = dial(billing.address, "billing")
     transcriptions = Transcriptions(
         provider,
         Billing(channel, hold_seconds=hold_seconds, clock=clock),

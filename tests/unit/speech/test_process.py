@@ -75,7 +75,7 @@ async def test_the_process_answers_and_ends(
     )
     stop = asyncio.Event()
     process = asyncio.create_task(main(settings, stop))
-    channel = dial(settings.speech_listen)
+    channel = dial(settings.speech_listen, "speech")
     try:
         call = SpeechServiceStub(channel).Transcribe(
             messages(head(account), tone("mp3", 2.0)), timeout=30, wait_for_ready=True
@@ -94,7 +94,7 @@ async def test_without_billing_it_starts_and_says_unavailable() -> None:
     )
     stop = asyncio.Event()
     process = asyncio.create_task(main(settings, stop))
-    channel = dial(settings.speech_listen)
+    channel = dial(settings.speech_listen, "speech")
     caller = common_pb2.Caller(user_id="alice", workspace_id=str(uuid4()), role=common_pb2.ROLE_OWNER)
     first = pb.TranscribeHead(caller=caller, hold_id=str(uuid4()))
     try:

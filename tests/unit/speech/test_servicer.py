@@ -41,7 +41,7 @@ async def stub(transcriptions: Transcriptions) -> AsyncIterator[Stub]:
         SpeechServicer(transcriptions, provider="openai", model="whisper-1"), server.grpc
     )
     await server.grpc.start()
-    channel = dial(f"127.0.0.1:{port}")
+    channel = dial(f"127.0.0.1:{port}", "speech")
     yield SpeechServiceStub(channel)
     await channel.close()
     await server.drain(0)

@@ -89,7 +89,7 @@ async def translating(
     clock: Callable[[], float] = time.time,
 ) -> AsyncIterator[Translations]:
     """The use case over a provider; leaving the block waits for what is under way."""
-    flights, channel = Flights[Paid](limit=limit), dial(billing.address)
+    flights, channel = Flights[Paid](limit=limit), dial(billing.address, "billing")
     yield Translations(
         provider,
         Billing(channel, hold_seconds=90, clock=clock),

@@ -79,7 +79,7 @@ async def running(settings: Settings) -> AsyncIterator[Client]:
     """The process's main, listening, and a client of it."""
     stop = asyncio.Event()
     process = asyncio.create_task(main(settings, stop))
-    channel = dial(settings.translate_listen)
+    channel = dial(settings.translate_listen, "translate")
     try:
         async with asyncio.timeout(WITHIN_SECONDS):
             await channel.channel_ready()
