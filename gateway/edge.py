@@ -12,15 +12,20 @@ import structlog
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from gateway.metrics import HTTP_SECONDS
 from gateway.problems import Problem, internal, response_of, unavailable, uri_too_long
+from services.kit import telemetry
 from services.kit.ids import new_id
 from services.kit.logs import where
+from services.kit.telemetry import SpanKind
 
 log = structlog.get_logger()
 
 MAX_REQUESTS = 1_000
 MAX_HEADER_BYTES = 16 * 1024
 MAX_URL_BYTES = 64_000  # 5,000 characters to translate, percent-encoded, are 60,000 bytes; the parser ends at 65,535
+TRACEPARENT = telemetry.TRACEPARENT.encode()
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 PROBES = ("/healthz", "/readyz")
 SANE_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 
@@ -44,6 +49,19 @@ class Edge:
         """Pass a request on; log one line without anything that the caller has written but the method."""
         if scope["type"] != "http":
             return
+        if not telemetry.tracing() or scope["path"] in PROBES:
+            await self._answer(scope, receive, send)
+            return
+        parent = next((value.decode("latin-1") for name, value in scope["headers"] if name == TRACEPARENT), "")
+        with telemetry.span(_method(scope), SpanKind.SERVER, parent=parent, starts_trace=True) as span:
+            status = await self._answer(scope, receive, send)
+            span.update_name(f"{_method(scope)} {_route(scope)}")
+            span.set_attribute("http.response.status_code", status)
+            if status >= 500:
+                telemetry.fail(span, str(status))
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> int:
+        """Pass the request on; the status it was answered with."""
         started_at, status = time.perf_counter(), 0
         request_id: str = request_id_of(scope["headers"])
         scope["request_id"] = request_id
@@ -53,6 +71,8 @@ class Edge:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+                seconds = time.perf_counter() - started_at
+                HTTP_SECONDS.labels(_method(scope), _route(scope), status).observe(seconds)
                 closing = [(b"connection", b"close")] if self._draining.is_set() else []
                 message = {**message, "headers": [*message["headers"], *extra, *closing]}
             await send(message)
@@ -75,6 +95,7 @@ class Edge:
         finally:
             self._running.discard(slot)
         self._log(scope, status, request_id, time.perf_counter() - started_at)
+        return status
 
     def _refusal(self, scope: Scope) -> Problem | None:
         """Why a request is not even looked at."""
@@ -88,6 +109,23 @@ class Edge:
 
     def _log(self, scope: Scope, status: int, request_id: str, seconds: float) -> None:
         write = log.warning if status >= 500 else log.debug
-        route = getattr(scope.get("route"), "path", "-")
         milliseconds = round(seconds * 1000, 1)
-        write("request", method=scope["method"], route=route, status=status, ms=milliseconds, request_id=request_id)
+        write(
+            "request",
+            method=_method(scope),
+            route=_route(scope),
+            status=status,
+            ms=milliseconds,
+            request_id=request_id,
+        )
+
+
+def _method(scope: Scope) -> str:
+    """The request's method, if it is one: clients can make up any."""
+    method: str = scope["method"]
+    return method if method in METHODS else "OTHER"
+
+
+def _route(scope: Scope) -> str:
+    """The template of the path, which has names where the ids are."""
+    return getattr(scope.get("route"), "path", "-")

@@ -139,6 +139,8 @@ def of_call(error: grpc.aio.AioRpcError) -> Problem:
     info = error_info(error)
     if info is None:
         return _of_transport(error)
+    if info.reason == "CALLER_NOT_ALLOWED":  # our own certificate is not the gateway's: nothing that a caller can mend
+        return _of_transport(error)
     status = STATUS_OF_REASON.get(info.reason) or STATUS_OF_CODE.get(error.code(), 500)
     if status == 404:
         return not_found()

@@ -22,6 +22,7 @@ from google.protobuf.message import DecodeError
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
+from gateway.metrics import STREAMS
 from gateway.outcomes import Turn, ended_badly, message_out, task_out, turn_out
 from gateway.playback import START, Playback, Position, Taken, answer_text, sealed
 from gateway.problems import Problem, body_of, internal, of_call, unavailable
@@ -342,6 +343,7 @@ class Streams:
         self._followers: set[Follower] = set()
         self._readers = asyncio.Semaphore(READERS)
         self._stopped = False
+        STREAMS.set_function(lambda: len(self._followers))
 
     def stop(self) -> None:
         """Send everyone away, with a hint to come back."""

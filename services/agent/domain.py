@@ -107,6 +107,7 @@ class Turn:
     deadline_at: float
     user_message_id: str = ""
     created_at: float = 0
+    traceparent: str = ""
 
     @property
     def conversation(self) -> list[Message]:

@@ -2,7 +2,8 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping, Sequence
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -23,9 +24,11 @@ from services.agent.domain import (
 )
 from services.agent.errors import ContentFiltered, ProviderAuthFailed, RunError
 from services.agent.events import Events
+from services.agent.metrics import FIRST_TOKEN_SECONDS
 from services.agent.providers import Chunk, Finish, ModelCall, Provider, Thought
 from services.agent.tools import Tools
 from services.kit.tokens import estimate_tokens
+from services.kit.upstream import provider_call
 
 log = structlog.get_logger()
 
@@ -223,15 +226,10 @@ class Run:
         self._reply = reply = Reply(call)
         self._asking = True
         try:
-            async with aclosing(self._provider.stream(call)) as chunks:
-                async for chunk in chunks:
-                    if type(chunk) is str:
-                        reply.take(text := storable(chunk))
-                        self.events.delta(text)
-                    else:
-                        reply.take(chunk)
-            if reply.finish_reason == "content_filter":
-                raise ContentFiltered
+            with provider_call(call.settings.provider, call.settings.model, "chat", _code_of) as span:
+                await self._show(self._provider.stream(call), reply)
+                span.set_attribute("gen_ai.usage.input_tokens", reply.usage.input_tokens)
+                span.set_attribute("gen_ai.usage.output_tokens", reply.usage.output_tokens)
         except RunError as error:
             self._asking = False
             raise (error.finally_failed() if reply.visible else error) from None
@@ -239,3 +237,23 @@ class Run:
         self._spent += reply.usage
         self._spent_on_step += reply.usage
         return reply
+
+    async def _show(self, stream: AsyncGenerator[Chunk, None], reply: Reply) -> None:
+        """Take what the provider sends, and show its text as it comes."""
+        asked_at, settings = time.perf_counter(), self.turn.settings
+        async with aclosing(stream) as chunks:
+            async for chunk in chunks:
+                if type(chunk) is str:
+                    if not reply.visible:
+                        waited = time.perf_counter() - asked_at
+                        FIRST_TOKEN_SECONDS.labels(settings.provider, settings.model).observe(waited)
+                    reply.take(text := storable(chunk))
+                    self.events.delta(text)
+                else:
+                    reply.take(chunk)
+        if reply.finish_reason == "content_filter":
+            raise ContentFiltered
+
+
+def _code_of(error: Exception) -> str:
+    return error.code if isinstance(error, RunError) else type(error).__name__

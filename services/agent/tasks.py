@@ -193,6 +193,7 @@ def _turn(task: chat_pb2.ClaimedTask) -> Turn:
         deadline_at=task.deadline_at.ToNanoseconds() / 1e9,
         user_message_id=task.user_message_id,
         created_at=task.created_at.ToNanoseconds() / 1e9,
+        traceparent=task.traceparent,
     )
 
 

@@ -20,14 +20,17 @@ from services.agent.errors import (
 )
 from services.agent.events import Events
 from services.agent.frameworks import Framework
+from services.agent.metrics import LEASES_LOST, RUN_SECONDS, RUN_SLOTS, RUNS_RUNNING
 from services.agent.providers import Provider
 from services.agent.runs import Retries, Run, Stop
 from services.agent.tasks import STATES, Progress, Tasks, status_entry
 from services.agent.tools import Tools
 from services.agent.wakeups import Wakeups
-from services.kit.bus import CANCEL_SUBJECT, Bus
+from services.kit import telemetry
+from services.kit.bus import CANCEL_SUBJECT, JOBS_SUBJECT, Bus
 from services.kit.errors import DomainError
 from services.kit.logs import where
+from services.kit.telemetry import TRACEPARENT, SpanKind
 
 log = structlog.get_logger()
 
@@ -61,6 +64,8 @@ class Worker:
         self._heartbeat_seconds = heartbeat_seconds
         self._wakeups = Wakeups(bus, slots=slots)
         self._running: set[asyncio.Task[None]] = set()
+        RUN_SLOTS.set(slots)
+        RUNS_RUNNING.set_function(lambda: len(self._running))
         self._runs: dict[str, Run] = {}
         self._connected = asyncio.Event()
         bus.on_connect(self._connected.set)
@@ -111,7 +116,8 @@ class Worker:
     async def _claim(self, wakeups: list[Msg]) -> bool:
         """One claim for all that has come. A wake-up is forgotten as soon as chat has answered, whatever it said."""
         try:
-            turns = await self._tasks.claim(len(wakeups))
+            with telemetry.batch(f"receive {JOBS_SUBJECT}", list(map(_traceparent, wakeups)), SpanKind.CONSUMER):
+                turns = await self._tasks.claim(len(wakeups))
         except (DomainError, grpc.aio.AioRpcError) as error:
             log.warning("claim_failed", error=_name(error))
             await self._wakeups.hand_back(wakeups, delay_seconds=HAND_BACK_SECONDS)
@@ -144,12 +150,16 @@ class Worker:
         self._runs[turn.task_id] = run
         started_at = time.monotonic()
         try:
-            await self._put_status(turn, chat_pb2.TASK_STATE_PROCESSING)
-            end = await self._carry_out(run)
-            await events.flush()
-            await self._report(run, end)
-            _log_end(run, end, time.monotonic() - started_at)
+            with telemetry.span("run", parent=turn.traceparent, attributes=_attributes(turn)) as span:
+                await self._put_status(turn, chat_pb2.TASK_STATE_PROCESSING)
+                end = await self._carry_out(run)
+                if isinstance(end, Failed):
+                    telemetry.fail(span, end.code)
+                await events.flush()
+                await self._report(run, end)
+                _note_end(run, end, time.monotonic() - started_at)
         except LeaseLost:
+            LEASES_LOST.inc()
             self.leases_lost += 1
             log.info("lease_lost", task_id=turn.task_id, attempt=turn.attempt)
         finally:
@@ -261,13 +271,27 @@ def _name(error: DomainError | grpc.aio.AioRpcError) -> str:
     return error.reason if isinstance(error, DomainError) else str(error.code().name)
 
 
-def _log_end(run: Run, end: End, seconds: float) -> None:
+def _traceparent(wakeup: Msg) -> str:
+    return (wakeup.headers or {}).get(TRACEPARENT, "")
+
+
+def _attributes(turn: Turn) -> dict[str, str | int]:
+    return {
+        "backendai.task_id": turn.task_id,
+        "backendai.attempt": turn.attempt,
+        "backendai.framework": turn.settings.framework,
+    }
+
+
+def _note_end(run: Run, end: End, seconds: float) -> None:
     turn, usage = run.turn, run.usage
+    word = end.code if isinstance(end, Failed) else type(end).__name__.lower()
+    RUN_SECONDS.labels(turn.settings.provider, turn.settings.framework, word).observe(seconds)
     log.info(
         "run_ended",
         task_id=turn.task_id,
         attempt=turn.attempt,
-        end=end.code if isinstance(end, Failed) else type(end).__name__.lower(),
+        end=word,
         provider=turn.settings.provider,
         model=turn.settings.model,
         framework=turn.settings.framework,

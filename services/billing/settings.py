@@ -3,15 +3,9 @@
 from decimal import Decimal
 from pathlib import Path
 
-from pydantic import Field, SecretStr
+from pydantic import Field
 
-from services.kit.settings import ProcessSettings
-
-
-class DatabaseSettings(ProcessSettings):
-    """What a migration needs to know."""
-
-    database_url: SecretStr = Field(description="Postgres 18, e.g. postgresql://user:password@host:5432/backendai.")
+from services.kit.settings import DatabaseSettings
 
 
 class Settings(DatabaseSettings):

@@ -32,10 +32,11 @@ from services.billing.domain import (
     Usage,
 )
 from services.billing.errors import IdempotencyKeyReused
+from services.billing.metrics import AUDIO_SECONDS, CREDITS_CHARGED, HOLDS_RELEASED, HOLDS_SETTLED, TOKENS
 from services.kit.callers import Caller, WorkspaceId
 from services.kit.errors import InvalidArgument, InvalidCursor
 from services.kit.ids import parse_id
-from services.kit.money import Tier
+from services.kit.money import NANO, Tier
 from services.kit.paging import Page, PageQuery, page_of
 from services.kit.pg import Database
 
@@ -126,7 +127,7 @@ SETTLE: Final = """
         ) as due
         where account.workspace_id = due.workspace_id
     )
-    select id from settled
+    select id, kind, provider, model from settled
 """
 
 # Comes before RELEASE, in a transaction of its own: after it no id is unknown, so a hold that was on its way has either
@@ -162,6 +163,8 @@ RELEASE: Final = """
     )
     select count(*) as released from released
 """
+
+SUM_HELD: Final = "select coalesce(sum(held_nano), 0) as held_nano from billing.accounts where held_nano > 0"
 
 FIND_EXPIRED: Final = """
     select id from billing.holds where expires_at <= now() and state = 'open' order by expires_at limit %(limit)s
@@ -296,7 +299,11 @@ class Store:
 
     async def settle(self, charges: Sequence[Charge]) -> set[HoldId]:
         """Pay open holds, each with its entry of the ledger; returns those that were paid by this call."""
-        return {row["id"] for row in await self._database.fetch(SETTLE, _settle_parameters(charges))}
+        paid = {row["id"]: row for row in await self._database.fetch(SETTLE, _settle_parameters(charges))}
+        for charge in charges:
+            if charge.hold_id in paid:
+                _count(charge, **paid[charge.hold_id])
+        return set(paid)
 
     async def release(self, ids: Collection[HoldId], *, bury_unknown: bool = True) -> int:
         """Give open holds back; unknown ids become tombstones, in a statement of their own. Returns how many were."""
@@ -304,7 +311,13 @@ class Store:
         if bury_unknown:
             await self._database.fetch(BURY, parameters)
         (row,) = await self._database.fetch(RELEASE, parameters)
+        HOLDS_RELEASED.inc(row["released"])
         return int(row["released"])
+
+    async def sum_held(self) -> int:
+        """Nano-credits set aside in all accounts; reads them all."""
+        (row,) = await self._database.fetch(SUM_HELD)
+        return int(row["held_nano"])
 
     async def find_expired(self) -> list[HoldId]:
         """Open holds past their time, oldest first, at most SWEEP_BATCH."""
@@ -415,6 +428,16 @@ def _to_hold(row: Mapping[str, Any]) -> Hold:
         input_tokens=row["input_tokens"],
         max_output_tokens=row["max_output_tokens"],
     )
+
+
+def _count(charge: Charge, *, id: HoldId, kind: str, provider: str, model: str) -> None:
+    HOLDS_SETTLED.labels(kind).inc()
+    CREDITS_CHARGED.labels(kind, provider, model).inc(charge.amount_nano / NANO)
+    if kind == EntryKind.SPEECH:
+        AUDIO_SECONDS.labels(provider, model).inc(charge.usage.seconds)
+        return
+    TOKENS.labels(provider, model, "input").inc(charge.usage.input_tokens)
+    TOKENS.labels(provider, model, "output").inc(charge.usage.output_tokens)
 
 
 def _to_entry(row: Mapping[str, Any]) -> Entry:

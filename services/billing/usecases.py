@@ -24,10 +24,11 @@ from services.billing.domain import (
     terms_of,
 )
 from services.billing.errors import HoldReleased, InsufficientCredits
+from services.billing.metrics import HELD_CREDITS, HOLDS, HOLDS_EXPIRED
 from services.billing.store import SWEEP_BATCH, Store
 from services.kit.callers import Caller, WorkspaceId
 from services.kit.errors import InvalidArgument
-from services.kit.money import to_credits
+from services.kit.money import NANO, to_credits
 from services.kit.paging import Page, PageQuery
 
 log = structlog.get_logger()
@@ -69,11 +70,14 @@ class Billing:
         terms = terms_of(request, price, ceiling_nano=self.ceiling_nano)
         hold = await self.store.hold(request, terms)
         if isinstance(hold, Account):
+            HOLDS.labels(request.kind, "insufficient_credits").inc()
             raise _insufficient(hold)
         if hold.state == HoldState.RELEASED:
+            HOLDS.labels(request.kind, "hold_released").inc()
             raise HoldReleased
         if hold.workspace_id != request.workspace_id:
             raise InvalidArgument("hold_id names another workspace's hold.")
+        HOLDS.labels(request.kind, "held").inc()
         return hold
 
     async def settle_holds(self, settlements: Sequence[Settlement]) -> dict[HoldId, int]:
@@ -101,10 +105,16 @@ class Billing:
         """Give back what is past its time, all of it; returns how many holds that were."""
         released = 0
         while expired := await self.store.find_expired():
-            released += await self.store.release(expired, bury_unknown=False)
+            given_back = await self.store.release(expired, bury_unknown=False)
+            HOLDS_EXPIRED.inc(given_back)
+            released += given_back
             if len(expired) < SWEEP_BATCH:
                 break
         return released
+
+    async def tell_held(self) -> None:
+        """Have the metrics say how much is set aside."""
+        HELD_CREDITS.set(await self.store.sum_held() / NANO)
 
     async def grant_credits(self, caller: Caller, grant: Grant) -> Entry:
         """Add credits, for who administers the workspace; one user's key grants once."""

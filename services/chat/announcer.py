@@ -6,7 +6,9 @@ from backendai.chat.v1 import chat_pb2 as pb
 
 from services.chat.convert import task_to_proto
 from services.chat.domain import Task, TaskId
+from services.kit import telemetry
 from services.kit.bus import CANCEL_SUBJECT, JOBS_SUBJECT, MAX_PAYLOAD_BYTES, Bus, events_subject
+from services.kit.telemetry import SpanKind
 
 
 class Announcer:
@@ -17,7 +19,8 @@ class Announcer:
 
     async def work(self, task_id: TaskId) -> None:
         """Wake an agent."""
-        await self._bus.publish(JOBS_SUBJECT, str(task_id).encode())
+        with telemetry.span(f"publish {JOBS_SUBJECT}", SpanKind.PRODUCER, attributes={"messaging.system": "nats"}):
+            await self._bus.publish(JOBS_SUBJECT, str(task_id).encode(), headers=telemetry.headers())
 
     async def work_again(self, task_ids: Sequence[TaskId]) -> None:
         """Wake agents for tasks that wait: as many as there are not wake-ups waiting already."""

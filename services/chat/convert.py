@@ -259,6 +259,7 @@ def claim_to_proto(claim: Claim, history: Sequence[HistoryMessage]) -> pb.Claime
         created_at=moment(claim.created_at),
         deadline_at=moment(claim.deadline_at),
         user_message_id=str(claim.user_message_id),
+        traceparent=claim.traceparent,
     )
 
 

@@ -251,6 +251,7 @@ class Claim:
     hold: Hold
     created_at: datetime
     deadline_at: datetime
+    traceparent: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from services.chat.announcer import Announcer
 from services.chat.billing import Billing
 from services.chat.domain import LEASE, Ending, TaskId, TaskState
 from services.chat.errors import LeaseLost
+from services.chat.metrics import LEASES_EXPIRED, OLDEST_QUEUED_SECONDS, TASKS
 from services.chat.settler import Settler
 from services.chat.store.runs import RunStore
 from services.chat.store.upkeep import UpkeepStore
@@ -77,9 +78,17 @@ class Reaper:
         if self._round % PURGE_EVERY == 0:
             await self._upkeep.purge_keys()
         self._round += 1
+        await self._tell_depths()
         await self._settle()
         await self._remove_abandoned()
         await self._upkeep.purge_deleted_sessions(BATCH)
+
+    async def _tell_depths(self) -> None:
+        depths = await self._upkeep.depths()
+        TASKS.labels("queued").set(depths.queued)
+        TASKS.labels("running").set(depths.running)
+        TASKS.labels("unsettled").set(depths.unsettled)
+        OLDEST_QUEUED_SECONDS.set(depths.oldest_queued_seconds)
 
     def _judges_leases(self) -> bool:
         """Whether Postgres was there for a whole lease, so that every living agent could heartbeat."""
@@ -94,6 +103,7 @@ class Reaper:
     async def _requeue(self) -> None:
         requeued = await self._upkeep.requeue_expired(BATCH)
         if requeued:
+            LEASES_EXPIRED.inc(len(requeued))
             log.warning("leases_expired", tasks=len(requeued))
         await self._announcer.work_again(requeued)
 

@@ -1,7 +1,10 @@
 """The last step of a turn: what ended is paid or given back in batches, then its waiters are told."""
 
+from __future__ import annotations
+
 import asyncio
 from collections.abc import Sequence
+from dataclasses import dataclass
 from uuid import UUID
 
 import structlog
@@ -9,7 +12,9 @@ import structlog
 from services.chat.announcer import Announcer
 from services.chat.billing import Billing
 from services.chat.domain import Task
+from services.chat.metrics import SETTLEMENTS_POSTPONED
 from services.chat.store.upkeep import Settlement, UpkeepStore, settlement_of
+from services.kit import telemetry
 from services.kit.db import is_down
 from services.kit.errors import DomainError
 from services.kit.logs import where
@@ -17,6 +22,15 @@ from services.kit.logs import where
 log = structlog.get_logger()
 
 BATCH = 500
+
+
+@dataclass(frozen=True, slots=True)
+class _Ended:
+    """An ended task, the number of its run's last event, and its place in its trace."""
+
+    task: Task
+    last_event: int
+    traceparent: str
 
 
 class Settler:
@@ -27,17 +41,17 @@ class Settler:
 
     def __init__(self, billing: Billing, store: UpkeepStore, announcer: Announcer) -> None:
         self._billing, self._store, self._announcer = billing, store, announcer
-        self._waiting: list[tuple[Task, int]] = []
+        self._waiting: list[_Ended] = []
         self._any = asyncio.Event()
 
     def enqueue(self, task: Task, last_event: int = 0) -> None:
         """Have an ended task settled and announced soon."""
-        self._waiting.append((task, last_event))
+        self._waiting.append(_Ended(task, last_event, telemetry.traceparent()))
         self._any.set()
 
     async def settle(self, task: Task) -> None:
         """Settle and announce one ended task now."""
-        await self._settle_batch([(task, 0)])
+        await self._settle_batch([_Ended(task, 0, telemetry.traceparent())])
 
     async def run(self) -> None:
         """Settle for ever."""
@@ -48,18 +62,21 @@ class Settler:
                 self._any.clear()
             await self._settle_batch(batch)
 
-    async def _settle_batch(self, batch: Sequence[tuple[Task, int]]) -> None:
+    async def _settle_batch(self, batch: Sequence[_Ended]) -> None:
         """Settle, then announce; when billing or Postgres is away the waiters are told all the same."""
         charged: dict[UUID, int] = {}
         try:
-            charged = await self._settle_rows([settlement_of(task) for task, _ in batch])
+            with telemetry.batch("settle", [ended.traceparent for ended in batch]):
+                charged = await self._settle_rows([settlement_of(ended.task) for ended in batch])
         except DomainError as error:
+            SETTLEMENTS_POSTPONED.inc(len(batch))
             log.warning("settlement_postponed", tasks=len(batch), reason=error.reason)
         except Exception as error:
+            SETTLEMENTS_POSTPONED.inc(len(batch))
             if not is_down(error):
                 log.error("settlement_failed", tasks=len(batch), **where(error))
-        for task, last_event in batch:
-            await self._announcer.ended(_settled(task, charged.get(task.id)), last_event)
+        for ended in batch:
+            await self._announcer.ended(_settled(ended.task, charged.get(ended.task.id)), ended.last_event)
 
     async def settle_late(self, settlements: Sequence[Settlement]) -> None:
         """Settle and announce what a crash or an outage left; raises when billing or Postgres is still away."""

@@ -17,6 +17,8 @@ from nats.js.api import ConsumerConfig, KeyValueConfig, RetentionPolicy, Storage
 from nats.js.errors import BucketNotFoundError, NotFoundError
 from nats.js.kv import KeyValue
 
+from services.kit.metrics import NATS_CONNECTED
+
 log = structlog.get_logger()
 
 JOBS_STREAM = "JOBS"
@@ -72,6 +74,7 @@ class Bus:
 
     def start(self) -> None:
         """Dial in the background; the process does not wait for NATS to start."""
+        NATS_CONNECTED.set_function(lambda: float(self.connected))
         self._dialling = asyncio.create_task(self._dial())
 
     @property
@@ -114,12 +117,12 @@ class Bus:
         log.info("nats_reconnected")
         self._tell_listeners()
 
-    async def publish(self, subject: str, payload: bytes = b"") -> None:
+    async def publish(self, subject: str, payload: bytes = b"", *, headers: dict[str, str] | None = None) -> None:
         """Publish without waiting for any acknowledgement; dropped while NATS is down."""
         if not self.connected:
             return
         try:
-            await self.client.publish(subject, payload)
+            await self.client.publish(subject, payload, headers=headers or None)
         except nats.errors.Error as error:
             log.debug("nats_publish_failed", subject=subject, error=type(error).__name__)
 

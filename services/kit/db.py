@@ -1,11 +1,17 @@
 """Postgres through SQLAlchemy Core: one engine a process, one transaction a store method."""
 
 import re
+from typing import Any
 
 import psycopg
+from sqlalchemy import event
+from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from services.kit import telemetry
+from services.kit.telemetry import SpanKind
 
 CONNECT_TIMEOUT_SECONDS = 2
 STATEMENT_TIMEOUT_MS = 10_000
@@ -18,7 +24,7 @@ def sqlalchemy_url(database_url: str) -> str:
 
 def create_engine(database_url: str, *, pool_size: int, application: str) -> AsyncEngine:
     """An engine whose waits are bounded: 2 s for a connection, 10 s for a statement."""
-    return create_async_engine(
+    engine = create_async_engine(
         sqlalchemy_url(database_url),
         pool_size=pool_size,
         max_overflow=0,
@@ -30,6 +36,31 @@ def create_engine(database_url: str, *, pool_size: int, application: str) -> Asy
             "prepare_threshold": 2,
         },
     )
+    if telemetry.tracing():
+        _trace_statements(engine)
+    return engine
+
+
+def _trace_statements(engine: AsyncEngine) -> None:
+    """A span for each statement, without its values."""
+
+    def begin(
+        _connection: object, _cursor: object, statement: str, _values: object, context: Any, _many: object
+    ) -> None:
+        context.span = telemetry.begin("postgresql", SpanKind.CLIENT, attributes=telemetry.sql(statement))
+
+    def end(_connection: object, _cursor: object, _statement: object, _values: object, context: Any, _: object) -> None:
+        context.span.end()
+
+    def fail(failed: ExceptionContext) -> None:
+        span = getattr(failed.execution_context, "span", None)
+        if span is not None:
+            telemetry.fail(span, type(failed.original_exception).__name__)
+            span.end()
+
+    event.listen(engine.sync_engine, "before_cursor_execute", begin)
+    event.listen(engine.sync_engine, "after_cursor_execute", end)
+    event.listen(engine.sync_engine, "handle_error", fail)
 
 
 def autocommit(engine: AsyncEngine) -> AsyncEngine:

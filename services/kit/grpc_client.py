@@ -80,9 +80,9 @@ class Channel:
             nonlocal channel, call
             if channel is not (current := self._current()):
                 channel, call = current, getattr(current, kind)(*args, **kwargs)
-            if not telemetry.tracing():
-                return call(request, timeout=timeout, **options)
             span = telemetry.begin(name, SpanKind.CLIENT)
+            if not span.get_span_context().is_valid:
+                return call(request, timeout=timeout, **options)
             made = call(request, timeout=timeout, metadata=tuple(telemetry.headers(span).items()), **options)
             _keep(asyncio.ensure_future(_end(span, made)))
             return made

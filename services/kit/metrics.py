@@ -3,7 +3,7 @@
 Labels are words from short lists: methods, codes, providers, models of the price list. Never an id, never text.
 """
 
-from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client import Gauge, Histogram
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 
@@ -14,6 +14,9 @@ GRPC_SERVER_SECONDS = Histogram(
     buckets=SECONDS,
 )
 NATS_CONNECTED = Gauge("backendai_nats_connected", "1 while the process is connected to NATS.")
-PROVIDER_CALLS = Counter(
-    "backendai_provider_calls_total", "Calls of AI providers, each try, by provider and code.", ("provider", "code")
+PROVIDER_SECONDS = Histogram(
+    "backendai_provider_call_duration_seconds",
+    "Calls of AI providers, each try, by provider and code: ok, cancelled, or the error's.",
+    ("provider", "code"),
+    buckets=SECONDS,
 )

@@ -9,7 +9,9 @@ import psycopg
 from psycopg.pq import TransactionStatus
 from psycopg.rows import DictRow, dict_row
 
+from services.kit import telemetry
 from services.kit.db import CONNECT_TIMEOUT_SECONDS, STATEMENT_TIMEOUT_MS
+from services.kit.telemetry import SpanKind
 
 Cursor = psycopg.AsyncCursor[DictRow]
 
@@ -41,7 +43,8 @@ class Database:
         try:
             cursor = self._idle.pop() if self._idle else await self._connect()
             try:
-                await cursor.execute(statement, parameters)
+                with telemetry.span("postgresql", SpanKind.CLIENT, attributes=telemetry.sql(statement)):
+                    await cursor.execute(statement, parameters)
                 makes_rows = cursor.pgresult is not None and cursor.pgresult.nfields
                 return await cursor.fetchall() if makes_rows else []
             finally:

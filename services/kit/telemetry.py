@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from typing import Any
 
 from opentelemetry import trace
-from opentelemetry.context import Context
 from opentelemetry.trace import INVALID_SPAN, Link, Status, StatusCode, Tracer
 from opentelemetry.trace import Span as Span
 from opentelemetry.trace import SpanKind as SpanKind
@@ -66,15 +65,20 @@ def begin(
     parent: str = "",
     links: Sequence[str] = (),
     attributes: Mapping[str, Any] | None = None,
+    starts_trace: bool = False,
 ) -> Span:
     """A span that its caller ends: below the traceparent given, else below the current span.
 
-    `links` are traceparents of other traces that the same work is for.
+    Without either it is none at all, unless it starts a trace: only a request from outside does, and work for several
+    traces at once, whose traceparents are its `links`. So heartbeats and other chores leave no traces of one span each.
     """
     if _tracer is None:
         return INVALID_SPAN
-    linked = [Link(context) for context in map(_span_context, links) if context.is_valid]
-    return _tracer.start_span(name, _context(parent), kind, attributes=attributes, links=linked)
+    context = _propagator.extract({TRACEPARENT: parent}) if parent else None
+    if not starts_trace and not trace.get_current_span(context).get_span_context().is_valid:
+        return INVALID_SPAN
+    linked = [Link(_span_context(link)) for link in links]
+    return _tracer.start_span(name, context, kind, attributes=attributes, links=linked)
 
 
 @contextmanager
@@ -85,13 +89,25 @@ def span(
     parent: str = "",
     links: Sequence[str] = (),
     attributes: Mapping[str, Any] | None = None,
+    starts_trace: bool = False,
 ) -> Iterator[Span]:
-    """A span as long as the block, and the current one within it. Its failure is told by `fail`, in a word."""
-    if _tracer is None:
-        yield INVALID_SPAN
+    """A span as `begin` makes it, as long as the block and the current one within it. `fail` tells its failure."""
+    begun = begin(name, kind, parent=parent, links=links, attributes=attributes, starts_trace=starts_trace)
+    if begun is INVALID_SPAN:
+        yield begun
         return
-    begun = begin(name, kind, parent=parent, links=links, attributes=attributes)
     with trace.use_span(begun, end_on_exit=True, record_exception=False, set_status_on_exception=False):
+        yield begun
+
+
+@contextmanager
+def batch(name: str, parents: Sequence[str], kind: SpanKind = SpanKind.INTERNAL) -> Iterator[Span]:
+    """A span of work that is done at once for several traces: in the trace of a single one, else linked to all."""
+    traced = [parent for parent in parents if parent]
+    one = traced[0] if len(traced) == 1 else ""
+    attributes = {"backendai.batch_size": len(parents)}
+    links = () if one else traced
+    with span(name, kind, parent=one, links=links, attributes=attributes, starts_trace=bool(traced)) as begun:
         yield begun
 
 
@@ -99,6 +115,11 @@ def fail(failed: Span, word: str) -> None:
     """Mark a span as failed; the word says why. Example: provider_timeout."""
     failed.set_status(Status(StatusCode.ERROR, word))
     failed.set_attribute("error.type", word)
+
+
+def sql(statement: str) -> Mapping[str, str] | None:
+    """The attributes of a statement's span: its text, which has placeholders where its values go."""
+    return {"db.system.name": "postgresql", "db.query.text": statement} if _tracer is not None else None
 
 
 def end_call(called: Span, code: str) -> None:
@@ -128,10 +149,6 @@ def add_trace(_logger: object, _method: str, event: MutableMapping[str, Any]) ->
         event["trace_id"] = trace.format_trace_id(context.trace_id)
         event["span_id"] = trace.format_span_id(context.span_id)
     return event
-
-
-def _context(parent: str) -> Context | None:
-    return _propagator.extract({TRACEPARENT: parent}) if parent else None
 
 
 def _span_context(parent: str) -> trace.SpanContext:

@@ -9,11 +9,15 @@ import random
 import re
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import TypeVar
 
+from services.kit import telemetry
 from services.kit.errors import DomainError, Kind
+from services.kit.metrics import PROVIDER_SECONDS
+from services.kit.telemetry import Span, SpanKind
 
 T = TypeVar("T")
 
@@ -118,6 +122,37 @@ def _seconds_until(http_date: str) -> float:
         return parsedate_to_datetime(http_date).timestamp() - time.time()
     except (ValueError, OverflowError):
         return math.nan
+
+
+@contextmanager
+def provider_call(provider: str, model: str, operation: str, code_of: Callable[[Exception], str]) -> Iterator[Span]:
+    """One try of a provider's call as a span, by OpenTelemetry's conventions for GenAI, and as a measurement.
+
+    `code_of` says what an error is called. Neither shows what was asked or answered.
+    """
+    attributes = {
+        "gen_ai.operation.name": operation,
+        "gen_ai.provider.name": provider,
+        "gen_ai.request.model": model,
+    }
+    code, began_at = "ok", time.perf_counter()
+    with telemetry.span(f"{operation} {model}", SpanKind.CLIENT, attributes=attributes) as span:
+        try:
+            yield span
+        except (asyncio.CancelledError, GeneratorExit):
+            code = "cancelled"
+            raise
+        except Exception as error:
+            code = code_of(error)
+            telemetry.fail(span, code)
+            raise
+        finally:
+            PROVIDER_SECONDS.labels(provider, code).observe(time.perf_counter() - began_at)
+
+
+def code_of(error: Exception) -> str:
+    """What a failed call is called in metrics and traces."""
+    return error.reason.lower() if isinstance(error, DomainError) else type(error).__name__
 
 
 @dataclass(frozen=True, slots=True)

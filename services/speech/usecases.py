@@ -12,7 +12,7 @@ import structlog
 from services.kit.callers import Caller
 from services.kit.errors import Unavailable
 from services.kit.spool import Spool
-from services.kit.upstream import ProviderTimeout, Retries
+from services.kit.upstream import ProviderTimeout, Retries, code_of, provider_call
 from services.speech.answers import Answers
 from services.speech.billing import Billing, Hold
 from services.speech.domain import MAX_BYTES, Job, Paid, Transcript
@@ -83,7 +83,7 @@ class Transcriptions:
     async def _ask(self, provider: Provider, recording: Recording, give_up_at: float) -> Transcript:
         try:
             async with asyncio.timeout_at(min(_now() + self._timeout_seconds, give_up_at)):
-                return await self._retries.run(lambda: provider.transcribe(recording))
+                return await self._retries.run(lambda: _transcribe(provider, recording))
         except TimeoutError:
             raise ProviderTimeout from None
 
@@ -118,6 +118,11 @@ class Transcriptions:
         """Wait for what is still being paid."""
         if self._finishing:
             await asyncio.wait(self._finishing)
+
+
+async def _transcribe(provider: Provider, recording: Recording) -> Transcript:
+    with provider_call(provider.name, provider.model, "transcribe", code_of):
+        return await provider.transcribe(recording)
 
 
 async def _record(spool: Spool, chunks: AsyncIterator[bytes], job: Job) -> Recording:

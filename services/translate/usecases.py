@@ -11,7 +11,7 @@ import structlog
 from cachetools import TTLCache
 
 from services.kit.callers import Caller
-from services.kit.upstream import ProviderBadResponse, ProviderTimeout, Retries
+from services.kit.upstream import ProviderBadResponse, ProviderTimeout, Retries, code_of, provider_call
 from services.translate.billing import Billing, Hold
 from services.translate.domain import Answer, Job, Translation
 from services.translate.errors import InsufficientCredits
@@ -107,7 +107,8 @@ class Translations:
 
     async def _try(self, job: Job, hold: Hold) -> Answer:
         try:
-            answer = await self._provider.translate(job, output_tokens=hold.output_tokens)
+            with provider_call(self._provider.name, self._provider.model, "translate", code_of):
+                answer = await self._provider.translate(job, output_tokens=hold.output_tokens)
         except CutOff:
             if hold.is_partial:
                 raise InsufficientCredits from None

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from services.billing.settings import DatabaseSettings
 from services.kit.migrations import upgrade
+from services.kit.settings import DatabaseSettings
 
 
 def main() -> None:

@@ -24,6 +24,7 @@ from services.chat.domain import (
     Usage,
 )
 from services.chat.errors import LeaseLost
+from services.chat.metrics import TASKS_ENDED
 from services.chat.store.rows import to_hold, to_settings, to_steps, to_task
 from services.kit.ids import new_id
 from services.kit.pg import Database
@@ -208,6 +209,7 @@ class RunStore:
         if not rows:
             raise LeaseLost
         (row,) = rows
+        TASKS_ENDED.labels(ending.state, ending.error_code or "").inc()
         return to_task(row, [_stored_message(document, row["ended_at"]) for document in row["answer"] or ()])
 
     async def overdue_cancels(self, limit: int, task_id: TaskId | None = None) -> Sequence[tuple[TaskId, int, Ending]]:
@@ -241,6 +243,7 @@ def _to_claim(row: Mapping[str, Any]) -> Claim:
         hold=to_hold(row),
         created_at=row["created_at"],
         deadline_at=row["deadline_at"],
+        traceparent=row["traceparent"] or "",
     )
 
 

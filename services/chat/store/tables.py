@@ -133,6 +133,8 @@ tasks = Table(
     Column("cancel_requested_at", Moment),
     Column("ended_at", Moment),
     Column("settled_at", Moment),
+    # Where the turn's trace goes on, as W3C Trace Context writes it; null for a turn that is not traced.
+    Column("traceparent", Text),
     # One run per session: the second admission meets this index.
     Index("tasks_run_slot", "session_id", unique=True, postgresql_where=text(ACTIVE)),
     Index("tasks_queued", "created_at", postgresql_where=text("state = 'queued'")),

@@ -22,10 +22,12 @@ from services.chat.domain import (
     TurnKind,
 )
 from services.chat.errors import NothingToRegenerate, SessionNotActive, TaskInProgress
+from services.chat.metrics import TASKS_ENDED
 from services.chat.store import idempotency
 from services.chat.store.rows import Fields, to_message, to_task
 from services.chat.store.tables import messages, sessions, tasks
 from services.chat.store.visibility import caller_parameters, is_visible, permission, visible_from
+from services.kit import telemetry
 from services.kit.callers import Caller
 from services.kit.db import autocommit
 from services.kit.errors import NotFound, PermissionDenied
@@ -34,10 +36,11 @@ from services.kit.pg import Database
 # The race of two sends: both insert, the second meets the run slot's unique index and inserts nothing. What the caller
 # may do is part of the same statement, so nothing can change between the check and the admission.
 ADMIT: Final = """
-    insert into chat.tasks (id, session_id, workspace_id, user_id, kind, state, settings, deadline_at, user_message_id)
+    insert into chat.tasks
+      (id, session_id, workspace_id, user_id, kind, state, settings, deadline_at, user_message_id, traceparent)
     select %(task)s, s.id, s.workspace_id, %(user)s, %(kind)s, 'admitted',
       to_jsonb(s) - array['last_sequence', 'message_count', 'shareable_link_id', 'created_at', 'updated_at'],
-      now() + make_interval(secs => %(deadline)s), again.id
+      now() + make_interval(secs => %(deadline)s), again.id, %(traceparent)s
     from chat.sessions s
     left join lateral (
       select m.id from chat.messages m
@@ -200,6 +203,7 @@ class TurnStore:
             "may_write": caller.may_write,
             "deadline": deadline_seconds,
             "history": history,
+            "traceparent": telemetry.traceparent() or None,
         }
         if key is not None:
             twin, row = await self._admit_with_key(key, task_id, parameters)
@@ -325,7 +329,12 @@ class TurnStore:
             "may_write": caller.may_write,
         }
         rows = await self._database.fetch(CANCEL, parameters)
-        return to_task(rows[0]) if rows else None
+        if not rows:
+            return None
+        task = to_task(rows[0])
+        if task.state.ended:
+            TASKS_ENDED.labels(task.state, "").inc()
+        return task
 
 
 def _queued(admission: Admission, message: Message, created_at: datetime, hold: Hold) -> Task:

@@ -7,6 +7,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from services.chat.domain import IDEMPOTENCY_KEY_LIFE, MAX_FAILURES, Task, TaskId, TaskState, Usage
+from services.chat.metrics import TASKS_ENDED
 from services.chat.store.rows import to_task
 from services.chat.store.turns import answer_of
 from services.kit.pg import Database
@@ -56,10 +57,21 @@ EXPIRED_QUEUED: Final = """
         error_detail = 'No agent took the task before its deadline.'
       where state = 'queued' and deadline_at < now()
       returning user_message_id, kind
+    ), marked as (
+      update chat.messages m set unanswered = true from expired
+      where m.id = expired.user_message_id and expired.kind = 'send'
     )
-    update chat.messages m set unanswered = true from expired
-    where m.id = expired.user_message_id and expired.kind = 'send'
+    select count(*) as expired from expired
 """
+# Each of the four reads a partial index that holds nothing else.
+DEPTHS: Final = """
+    select
+      (select count(*) from chat.tasks where state = 'queued') as queued,
+      (select count(*) from chat.tasks where state = 'running') as running,
+      (select count(*) from chat.tasks where ended_at is not null and settled_at is null) as unsettled,
+      (select coalesce(extract(epoch from now() - min(created_at)), 0)::float8 from chat.tasks
+       where state = 'queued') as oldest_queued_seconds
+    """
 UNSETTLED: Final = """
     select * from chat.tasks
     where ended_at < now() - cast(%(age)s as interval) and settled_at is null order by ended_at limit %(limit)s
@@ -77,6 +89,16 @@ PURGE_SESSIONS: Final = """
         and not exists (select 1 from chat.tasks t where t.session_id = s.id and t.settled_at is null)
       limit %(limit)s)
     """
+
+
+@dataclass(frozen=True, slots=True)
+class Depths:
+    """Tasks by what is to be done with them, and how long the oldest queued one waits, in seconds."""
+
+    queued: int
+    running: int
+    unsettled: int
+    oldest_queued_seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +149,13 @@ class UpkeepStore:
 
     async def fail_expired_queued(self) -> None:
         """End tasks that no agent took before their deadline."""
-        await self._database.fetch(EXPIRED_QUEUED)
+        (row,) = await self._database.fetch(EXPIRED_QUEUED)
+        TASKS_ENDED.labels(TaskState.FAILED, "deadline_exceeded").inc(row["expired"])
+
+    async def depths(self) -> Depths:
+        """How much there is to do."""
+        (row,) = await self._database.fetch(DEPTHS)
+        return Depths(**row)
 
     async def unsettled(self, age: timedelta, limit: int) -> Sequence[Settlement]:
         """Ended tasks whose settlement has not been seen to."""

@@ -8,6 +8,7 @@ import structlog
 from services.chat.catalog import Catalogs
 from services.chat.domain import Claim, Ending, HistoryMessage, Model, Step, TaskId, cut_history
 from services.chat.errors import LeaseLost
+from services.chat.metrics import STALE_WRITES
 from services.chat.settler import Settler
 from services.chat.store.runs import Beat, RunStore
 from services.kit.tokens import BYTES_PER_TOKEN
@@ -53,21 +54,31 @@ class RunUseCases:
         """Renew leases; the tasks whose lease is lost, and those to stop."""
         kept = await self._store.heartbeat(beats) if beats else {}
         lost = [beat.task_id for beat in beats if beat.task_id not in kept]
+        STALE_WRITES.inc(len(lost))
         return lost, [task_id for task_id, cancelled in kept.items() if cancelled]
 
     async def record_step(self, task_id: TaskId, attempt: int, step: Step) -> None:
         """Keep a finished step."""
-        await self._store.record_step(task_id, attempt, step)
+        try:
+            await self._store.record_step(task_id, attempt, step)
+        except LeaseLost:
+            _count_stale(task_id, attempt)
+            raise
 
     async def end_task(self, task_id: TaskId, attempt: int, ending: Ending, *, last_event: int) -> None:
         """End a task; a write of an attempt that is over is refused and counted."""
         try:
             task = await self._store.end(task_id, attempt, ending, last_event=last_event)
         except LeaseLost:
-            log.warning("stale_write_refused", task_id=str(task_id), attempt=attempt)
+            _count_stale(task_id, attempt)
             raise
         log.info("task_ended", task_id=str(task_id), attempt=attempt, state=ending.state, error=ending.error_code)
         self._settler.enqueue(task, last_event)
+
+
+def _count_stale(task_id: TaskId, attempt: int) -> None:
+    STALE_WRITES.inc()
+    log.warning("stale_write_refused", task_id=str(task_id), attempt=attempt)
 
 
 def _cut(history: Sequence[HistoryMessage], model: Model | None, claim: Claim) -> Sequence[HistoryMessage]:

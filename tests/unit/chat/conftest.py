@@ -124,7 +124,7 @@ class SilentBus(Bus):
     async def jobs_waiting(self) -> int:
         return self.waiting
 
-    async def publish(self, subject: str, payload: bytes = b"") -> None:
+    async def publish(self, subject: str, payload: bytes = b"", *, headers: dict[str, str] | None = None) -> None:
         self.said.append((subject, payload))
 
 

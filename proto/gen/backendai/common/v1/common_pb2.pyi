@@ -84,6 +84,10 @@ class _CommonReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CommonRe
     """The provider's answer can't be understood. Example: its JSON is cut off."""
     COMMON_REASON_CONTENT_FILTERED: _CommonReason.ValueType  # 12
     """The provider's safety system refused the content."""
+    COMMON_REASON_CALLER_NOT_ALLOWED: _CommonReason.ValueType  # 13
+    """The certificate that the caller has shown names no service that may call the method, see the option `callers`.
+    Example: the agent calls SendMessage.
+    """
 
 class CommonReason(_CommonReason, metaclass=_CommonReasonEnumTypeWrapper):
     """Why a call common to all services failed; travels as google.rpc.ErrorInfo.reason without the prefix."""
@@ -114,6 +118,10 @@ COMMON_REASON_PROVIDER_BAD_RESPONSE: CommonReason.ValueType  # 11
 """The provider's answer can't be understood. Example: its JSON is cut off."""
 COMMON_REASON_CONTENT_FILTERED: CommonReason.ValueType  # 12
 """The provider's safety system refused the content."""
+COMMON_REASON_CALLER_NOT_ALLOWED: CommonReason.ValueType  # 13
+"""The certificate that the caller has shown names no service that may call the method, see the option `callers`.
+Example: the agent calls SendMessage.
+"""
 Global___CommonReason: _TypeAlias = CommonReason  # noqa: Y015
 
 @_typing.final
