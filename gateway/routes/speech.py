@@ -27,6 +27,8 @@ if TYPE_CHECKING:  # this class is in the stubs' types only
 
 router = APIRouter(prefix="/api/transcribe-audio", tags=["speech"], route_class=PrivateRoute)
 
+# What speech's initial metadata has once the head is good.
+SEND_THE_FILE = "send-the-file"
 # What a transcription needs beside the provider's time: the decoder, the hold, the settlement and the way.
 SPARE_SECONDS = 120.0
 FILE, WORKSPACE, LANGUAGE = "audio_file", "workspace_id", "language"
@@ -136,8 +138,8 @@ def _transcribe(
 
     async def messages() -> AsyncIterator[pb.TranscribeRequest]:
         yield pb.TranscribeRequest(head=head)
-        await asked.initial_metadata()
-        if asked.done():  # refused for its head
+        if SEND_THE_FILE not in dict(await asked.initial_metadata()):  # refused for its head: hear it out
+            await asked.code()
             return
         async for piece in file.pieces():
             yield pb.TranscribeRequest(chunk=piece)

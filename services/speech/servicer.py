@@ -17,6 +17,7 @@ Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
 # Of a caller's deadline this much is left for the answer to travel.
 REPLY_SECONDS = 0.2
+SEND_THE_FILE = "send-the-file"
 
 
 class SpeechServicer(speech_pb2_grpc.SpeechServiceServicer):
@@ -55,7 +56,7 @@ async def _chunks(messages: AsyncIterator[pb.TranscribeRequest], context: Contex
     """The file. The client is told to send it when it is first asked for: a refusal that met a client in the middle of
     a write would be lost, since gRPC then says INTERNAL.
     """
-    await context.send_initial_metadata(())
+    await context.send_initial_metadata(((SEND_THE_FILE, "1"),))
     async for message in messages:
         if message.WhichOneof("part") != "chunk":
             raise InvalidArgument("After the head only chunks may come.")

@@ -60,7 +60,7 @@ class FakeServices:
         self, name: str, empty: Callable[[], Message], requests: AsyncIterator[Message], context: Any
     ) -> Any:
         """As `answer`, once the stream has ended; the request is all of its messages."""
-        await context.send_initial_metadata(())
+        await context.send_initial_metadata((("send-the-file", "1"),))
         return await self.answer(name, empty, [request async for request in requests], context)
 
     def handlers(self, module: ModuleType, service: str) -> grpc.GenericRpcHandler:

@@ -98,10 +98,8 @@ async def test_a_bad_head_is_refused_before_the_file(
 ) -> None:
     async def endless() -> AsyncIterator[pb.TranscribeRequest]:
         yield pb.TranscribeRequest(head=head(account, **fields))
-        await call.initial_metadata()
-        while not call.done():
-            yield pb.TranscribeRequest(chunk=bytes(64 * 1024))
-            pytest.fail("the file was asked for")
+        assert "send-the-file" not in dict(await call.initial_metadata())
+        await call.code()
 
     call = stub.Transcribe(endless(), timeout=30)
     assert await refusal(call) == (code, reason)

@@ -48,7 +48,7 @@ class SpeechServiceServicer:
 
     def Transcribe(self, request_iterator, context):
         """Transcribes one file: the head first, then the file in pieces. Wait for the initial metadata before the first piece:
-        it says that the head is good, and a refusal can reach you whole. Holds the price of its length, asks the provider,
+        `send-the-file` in it says that the head is good; without it wait for the refusal, which a write would lose. Holds the price of its length, asks the provider,
         settles, and answers only then. A failure costs nothing, and a call that is cancelled stops the provider.
         NOT_FOUND for a guest, PERMISSION_DENIED for a viewer; the reasons of SpeechReason;
         FAILED_PRECONDITION insufficient_credits; a provider's failures as in CommonReason.
