@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from backendai.chat.v1 import chat_pb2 as pb
 
 from services.chat.convert import task_to_proto
-from services.chat.domain import Task, TaskId
+from services.chat.domain import Task, TaskId, Waiting
 from services.kit import telemetry
 from services.kit.bus import CANCEL_SUBJECT, JOBS_SUBJECT, MAX_PAYLOAD_BYTES, Bus, events_subject
 from services.kit.telemetry import SpanKind
@@ -17,16 +17,17 @@ class Announcer:
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
 
-    async def work(self, task_id: TaskId) -> None:
-        """Wake an agent."""
-        with telemetry.span(f"publish {JOBS_SUBJECT}", SpanKind.PRODUCER, attributes={"messaging.system": "nats"}):
+    async def work(self, task_id: TaskId, traceparent: str = "") -> None:
+        """Wake an agent, as a part of the task's trace: the current one unless it is named."""
+        attributes = {"messaging.system": "nats"}
+        with telemetry.span(f"publish {JOBS_SUBJECT}", SpanKind.PRODUCER, parent=traceparent, attributes=attributes):
             await self._bus.publish(JOBS_SUBJECT, str(task_id).encode(), headers=telemetry.headers())
 
-    async def work_again(self, task_ids: Sequence[TaskId]) -> None:
+    async def work_again(self, waiting: Sequence[Waiting]) -> None:
         """Wake agents for tasks that wait: as many as there are not wake-ups waiting already."""
-        if task_ids:
-            for task_id in task_ids[await self._bus.jobs_waiting() :]:
-                await self.work(task_id)
+        if waiting:
+            for task in waiting[await self._bus.jobs_waiting() :]:
+                await self.work(task.id, task.traceparent)
 
     async def cancel(self, task_id: TaskId) -> None:
         """Tell the agents to stop a run."""

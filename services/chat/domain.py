@@ -255,6 +255,14 @@ class Claim:
 
 
 @dataclass(frozen=True, slots=True)
+class Waiting:
+    """A queued task that is to be announced again, and where its trace goes on; "" when it is not traced."""
+
+    id: TaskId
+    traceparent: str
+
+
+@dataclass(frozen=True, slots=True)
 class Ending:
     """How an attempt wants its task to end."""
 

@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import Any, Final
 from uuid import UUID
 
-from services.chat.domain import IDEMPOTENCY_KEY_LIFE, MAX_FAILURES, Task, TaskId, TaskState, Usage
+from services.chat.domain import IDEMPOTENCY_KEY_LIFE, MAX_FAILURES, Task, TaskId, TaskState, Usage, Waiting
 from services.chat.metrics import TASKS_ENDED
 from services.chat.store.rows import to_task
 from services.chat.store.turns import answer_of
@@ -35,7 +35,7 @@ REQUEUE: Final = """
       select id from chat.tasks
       where state = 'running' and lease_until < now() and failures + 1 < %(most)s and cancel_requested_at is null
       limit %(limit)s for update skip locked))
-    returning t.id
+    returning t.id, coalesce(t.traceparent, '') as traceparent
     """
 POISONED: Final = """
     select id, attempt from chat.tasks
@@ -49,7 +49,7 @@ UNCLAIMED: Final = """
       select id from chat.tasks
       where state = 'queued' and (published_at is null or published_at < now() - cast(%(age)s as interval))
       order by created_at limit %(limit)s for update skip locked))
-    returning id
+    returning id, coalesce(traceparent, '') as traceparent
     """
 EXPIRED_QUEUED: Final = """
     with expired as (
@@ -134,18 +134,18 @@ class UpkeepStore:
         """Remove turns given up, once their holds are released, and the keys that name them."""
         await self._database.fetch(REMOVE, {"tasks": list(task_ids)})
 
-    async def requeue_expired(self, limit: int) -> Sequence[TaskId]:
+    async def requeue_expired(self, limit: int) -> Sequence[Waiting]:
         """Queue tasks again whose lease expired."""
-        return _ids(await self._database.fetch(REQUEUE, {"most": MAX_FAILURES, "limit": limit}))
+        return _waiting(await self._database.fetch(REQUEUE, {"most": MAX_FAILURES, "limit": limit}))
 
     async def poisoned(self, limit: int) -> Sequence[tuple[TaskId, int]]:
         """Tasks whose lease expired for the last time, with their attempts."""
         rows = await self._database.fetch(POISONED, {"most": MAX_FAILURES, "limit": limit})
         return [(TaskId(row["id"]), row["attempt"]) for row in rows]
 
-    async def unclaimed(self, age: timedelta, limit: int) -> Sequence[TaskId]:
+    async def unclaimed(self, age: timedelta, limit: int) -> Sequence[Waiting]:
         """Queued tasks to announce again; each is handed out once per `age`."""
-        return _ids(await self._database.fetch(UNCLAIMED, {"age": age, "limit": limit}))
+        return _waiting(await self._database.fetch(UNCLAIMED, {"age": age, "limit": limit}))
 
     async def fail_expired_queued(self) -> None:
         """End tasks that no agent took before their deadline."""
@@ -179,3 +179,7 @@ class UpkeepStore:
 
 def _ids(rows: Sequence[Mapping[str, Any]]) -> Sequence[TaskId]:
     return [TaskId(row["id"]) for row in rows]
+
+
+def _waiting(rows: Sequence[Mapping[str, Any]]) -> Sequence[Waiting]:
+    return [Waiting(TaskId(row["id"]), row["traceparent"]) for row in rows]

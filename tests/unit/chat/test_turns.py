@@ -139,7 +139,7 @@ async def test_a_zombie_attempt_changes_nothing(chat: Chat) -> None:
     turn = await chat.send(session.id)
     (zombie,) = await chat.runs.claim_tasks("zombie", 1)
     await chat.sql("update chat.tasks set lease_until = now() - interval '1 second'")
-    assert list(await chat.upkeep.requeue_expired(10)) == [turn.task.id]
+    assert [task.id for task in await chat.upkeep.requeue_expired(10)] == [turn.task.id]
     (heir,) = await chat.runs.claim_tasks("heir", 1)
     assert heir.claim.attempt == 2
     with pytest.raises(LeaseLost):

@@ -99,7 +99,9 @@ def test_the_proto_knows_every_reason_of_the_kit() -> None:
             yield child
             yield from leaves(child)
 
-    ours = [kind for kind in leaves(DomainError) if kind.__module__ in (errors.__name__, peers.__name__, upstream.__name__)]
+    ours = [
+        kind for kind in leaves(DomainError) if kind.__module__ in (errors.__name__, peers.__name__, upstream.__name__)
+    ]
     reasons = {f"COMMON_REASON_{kind.reason}" for kind in ours if kind is not UpstreamError}
     assert reasons == set(CommonReason.keys()) - {"COMMON_REASON_UNSPECIFIED"}
 
