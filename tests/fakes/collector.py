@@ -38,7 +38,7 @@ class Collector(rpc.TraceServiceServicer):
         self._requests: list[pb.ExportTraceServiceRequest] = []
         self._server = grpc.server(ThreadPoolExecutor(4))
         self._server.add_insecure_port(address)
-        rpc.add_TraceServiceServicer_to_server(self, self._server)
+        rpc.add_TraceServiceServicer_to_server(self, self._server)  # type: ignore[no-untyped-call]
 
     def Export(
         self, request: pb.ExportTraceServiceRequest, context: grpc.ServicerContext

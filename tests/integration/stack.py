@@ -125,6 +125,11 @@ class Stack:
         self.processes: dict[str, Process] = {}
         self.ops_urls: dict[str, str] = {}
         """Where each service's process tells metrics and health."""
+        self.grpc_addresses = {
+            f"{name}{number}": f"{LOOPBACK}:{port}"
+            for name in ("chat", "billing", "agent", "speech", "translate")
+            for number, port in enumerate(ports[name])
+        }
         for name, port in fakes.items():
             self._add(name, (f"tests.fakes.{name}", "--port", str(port)), shared)
         own = {"speech": {"OPENAI_BASE_URL": f"{self.fakes['whisper']}/v1"}}
