@@ -32,11 +32,15 @@ class _BillingReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Billing
     BILLING_REASON_UNSPECIFIED: _BillingReason.ValueType  # 0
     """Not used."""
     BILLING_REASON_INSUFFICIENT_CREDITS: _BillingReason.ValueType  # 1
-    """Nothing, or too little for an answer, is available. Example: metadata {"available": "0.000000000"}."""
+    """Nothing, or too little for an answer, is available; the workspace needs a grant. Metadata: `available`, in credits,
+    a decimal with nine places at most. Example: {"available": "0.000012"}.
+    """
     BILLING_REASON_PRICE_UNKNOWN: _BillingReason.ValueType  # 2
-    """The price list has no such provider and model; unknown is never free. Example: metadata {"model": "gpt-9"}."""
+    """The price list has no such provider and model, or no price for this kind of use; unknown is never free.
+    Metadata: `provider`, `model`. Example: {"provider": "openai", "model": "gpt-9"}.
+    """
     BILLING_REASON_HOLD_RELEASED: _BillingReason.ValueType  # 3
-    """The hold was released before this call; nothing is set aside.
+    """The hold was released, or has expired, before this call; nothing is set aside.
     Example: a HoldCredits that was delayed until its task had been given up.
     """
     BILLING_REASON_IDEMPOTENCY_KEY_REUSED: _BillingReason.ValueType  # 4
@@ -48,11 +52,15 @@ class BillingReason(_BillingReason, metaclass=_BillingReasonEnumTypeWrapper):
 BILLING_REASON_UNSPECIFIED: BillingReason.ValueType  # 0
 """Not used."""
 BILLING_REASON_INSUFFICIENT_CREDITS: BillingReason.ValueType  # 1
-"""Nothing, or too little for an answer, is available. Example: metadata {"available": "0.000000000"}."""
+"""Nothing, or too little for an answer, is available; the workspace needs a grant. Metadata: `available`, in credits,
+a decimal with nine places at most. Example: {"available": "0.000012"}.
+"""
 BILLING_REASON_PRICE_UNKNOWN: BillingReason.ValueType  # 2
-"""The price list has no such provider and model; unknown is never free. Example: metadata {"model": "gpt-9"}."""
+"""The price list has no such provider and model, or no price for this kind of use; unknown is never free.
+Metadata: `provider`, `model`. Example: {"provider": "openai", "model": "gpt-9"}.
+"""
 BILLING_REASON_HOLD_RELEASED: BillingReason.ValueType  # 3
-"""The hold was released before this call; nothing is set aside.
+"""The hold was released, or has expired, before this call; nothing is set aside.
 Example: a HoldCredits that was delayed until its task had been given up.
 """
 BILLING_REASON_IDEMPOTENCY_KEY_REUSED: BillingReason.ValueType  # 4
@@ -89,7 +97,9 @@ Global___ChargeKind: _TypeAlias = ChargeKind  # noqa: Y015
 
 @_typing.final
 class Rates(_message.Message):
-    """Prices of one model in nano-credits per million tokens, by prompt size."""
+    """Prices of one model in nano-credits per million tokens, by prompt size. What a call costs is rounded up once, to a
+    whole nano-credit.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -156,22 +166,22 @@ class Model(_message.Message):
     PRICED_ON_FIELD_NUMBER: _builtins.int
     SOURCE_FIELD_NUMBER: _builtins.int
     provider: _builtins.str
-    """The provider's name. Example: openai."""
+    """The provider's name: openai, google, anthropic, groq, deepseek or local; more may come."""
     model: _builtins.str
     """The provider's name of the model. Example: gpt-4o-mini."""
     context_window_tokens: _builtins.int
-    """Prompt and answer together, in tokens."""
+    """Prompt and answer together, in tokens; 0 for a model that is priced by time."""
     max_output_tokens: _builtins.int
-    """The longest answer, in tokens."""
+    """The longest answer, in tokens; 0 for a model that is priced by time."""
     audio_nano_per_minute: _builtins.int
     """Nano-credits per minute of audio; 0 for a model priced by tokens."""
     priced_on: _builtins.str
-    """The day the price was read, ISO 8601."""
+    """The day the price was read, ISO 8601. Example: 2025-11-20."""
     source: _builtins.str
-    """Where the price was read."""
+    """Where the price was read, a URL as a rule."""
     @_builtins.property
     def rates(self) -> Global___Rates:
-        """Token prices; empty for a model that is priced by time."""
+        """Token prices; without tiers for a model that is priced by time."""
 
     def __init__(
         self,
@@ -195,7 +205,9 @@ Global___Model: _TypeAlias = Model  # noqa: Y015
 
 @_typing.final
 class Usage(_message.Message):
-    """What a call consumed."""
+    """What a call consumed. A figure below 0, or beyond belief, counts as nothing or as the most that is believed: it stops
+    no settlement.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -204,11 +216,11 @@ class Usage(_message.Message):
     SECONDS_FIELD_NUMBER: _builtins.int
     ESTIMATED_FIELD_NUMBER: _builtins.int
     input_tokens: _builtins.int
-    """Prompt tokens."""
+    """Prompt tokens; 0 for a model that is priced by time."""
     output_tokens: _builtins.int
-    """Answer tokens, thinking included."""
+    """Answer tokens, thinking included; 0 for a model that is priced by time."""
     seconds: _builtins.float
-    """Seconds of audio."""
+    """Seconds of audio; 0 for a model that is priced by tokens."""
     estimated: _builtins.bool
     """True when the provider sent no usage and it was estimated from bytes / 4."""
     def __init__(
@@ -365,7 +377,7 @@ class CheckCreditsRequest(_message.Message):
 
     WORKSPACE_ID_FIELD_NUMBER: _builtins.int
     workspace_id: _builtins.str
-    """A workspace's UUID."""
+    """A workspace's UUID; one that was never seen has nothing."""
     def __init__(
         self,
         *,
@@ -387,7 +399,7 @@ class CheckCreditsResponse(_message.Message):
 
     AVAILABLE_NANO_FIELD_NUMBER: _builtins.int
     available_nano: _builtins.int
-    """Nano-credits."""
+    """Nano-credits that a hold could take now, above 0."""
     def __init__(
         self,
         *,
@@ -419,28 +431,30 @@ class HoldCreditsRequest(_message.Message):
     SECONDS_FIELD_NUMBER: _builtins.int
     EXPIRES_AT_FIELD_NUMBER: _builtins.int
     hold_id: _builtins.str
-    """The task's UUID; names the hold."""
+    """A UUID of the caller's making that names the hold for ever: a task's id, or one made for the purpose."""
     workspace_id: _builtins.str
-    """The workspace that pays."""
+    """The workspace that pays, a UUID. The caller has made sure that the user may spend there."""
     user_id: _builtins.str
-    """The user who spends."""
+    """The user who spends, 1 to 255 characters; the ledger names it."""
     session_id: _builtins.str
-    """The chat session, when there is one."""
+    """The chat session's UUID; empty when there is none."""
     kind: Global___ChargeKind.ValueType
-    """What it is for."""
+    """What it is for; must be given. Speech is priced by time, the others by tokens."""
     provider: _builtins.str
-    """Whose model."""
+    """Whose model, as in the price list."""
     model: _builtins.str
-    """Which model."""
+    """Which model, as in the price list."""
     input_tokens: _builtins.int
-    """The prompt's size in tokens, estimated."""
+    """The prompt's size in tokens, estimated: 0 to the model's context window less one. 0 for audio."""
     max_output_tokens: _builtins.int
-    """The caller's own limit of the answer: its full worst case is held or the hold is refused. 0: none was given."""
+    """The caller's own limit of the answer in tokens: its full worst case is held or the hold is refused. 0: none was
+    given.
+    """
     seconds: _builtins.float
-    """Seconds of audio, for a model priced by time."""
+    """Seconds of audio, above 0 and at most 86,400, for a model priced by time; 0 otherwise."""
     @_builtins.property
     def expires_at(self) -> _timestamp_pb2.Timestamp:
-        """When the hold gives itself back; unset: never (the chat service settles or releases its own)."""
+        """When the hold gives itself back, to two seconds; unset: never, so its maker settles or releases it (as chat does)."""
 
     def __init__(
         self,
@@ -477,7 +491,9 @@ class HoldCreditsResponse(_message.Message):
     held_nano: _builtins.int
     """Nano-credits set aside."""
     output_tokens: _builtins.int
-    """Output tokens the hold buys after the estimated input, at most the model's longest answer."""
+    """Output tokens the hold buys after the estimated input, at most the model's longest answer: the limit to give the
+    provider. 0 for audio.
+    """
     @_builtins.property
     def rates(self) -> Global___Rates:
         """The prices the settlement will use."""
@@ -509,7 +525,7 @@ class Settlement(_message.Message):
     """The hold."""
     @_builtins.property
     def usage(self) -> Global___Usage:
-        """What the task consumed."""
+        """What the task consumed; unset: nothing."""
 
     def __init__(
         self,
@@ -534,7 +550,7 @@ class SettleHoldsRequest(_message.Message):
     SETTLEMENTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def settlements(self) -> _containers.RepeatedCompositeFieldContainer[Global___Settlement]:
-        """At most 1,000."""
+        """At most 1,000. Of two for one hold the first counts."""
 
     def __init__(
         self,
@@ -560,7 +576,9 @@ class SettledHold(_message.Message):
     hold_id: _builtins.str
     """The hold."""
     charged_nano: _builtins.int
-    """Nano-credits taken from the account, 0 for a released or unknown hold."""
+    """Nano-credits taken from the account, by this call or an earlier one; 0 for a released or unknown hold: whoever has
+    worked for it takes and settles a new one.
+    """
     def __init__(
         self,
         *,
@@ -651,11 +669,13 @@ class GrantCreditsRequest(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
     amount_nano: _builtins.int
-    """Nano-credits, above 0, at most 1,000,000,000 credits."""
+    """Nano-credits, above 0, at most 1,000,000,000 credits; an account carries nine times that."""
     reason: _builtins.str
-    """Why, at most 500 characters."""
+    """Why, for the ledger, at most 500 characters; may be empty."""
     idempotency_key: _builtins.str
-    """Two grants of one user with one key are one grant, in whatever workspace; empty: none was given."""
+    """Two grants of one user with one key are one grant, in whatever workspace; at most 255 characters; empty: none was
+    given.
+    """
     @_builtins.property
     def caller(self) -> _common_pb2.Caller:
         """Who grants, and to which workspace."""
@@ -718,11 +738,11 @@ class LedgerEntry(_message.Message):
     CREATED_AT_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     id: _builtins.str
-    """A UUID."""
+    """A UUID (v7)."""
     kind: _builtins.str
-    """chat, speech, translate, grant or signup."""
+    """chat, speech, translate (charges), grant or signup (credits in); more may come."""
     task_id: _builtins.str
-    """The chat task, which is the hold; empty when there is none."""
+    """The chat task that was paid, which names the hold; empty for other kinds."""
     session_id: _builtins.str
     """The chat session; empty when there is none."""
     user_id: _builtins.str
@@ -734,7 +754,7 @@ class LedgerEntry(_message.Message):
     amount_nano: _builtins.int
     """Nano-credits, negative for a charge."""
     reason: _builtins.str
-    """A grant's reason."""
+    """A grant's reason; empty for other kinds."""
     @_builtins.property
     def usage(self) -> Global___Usage:
         """What was consumed; unset for credits in."""
@@ -835,10 +855,10 @@ class GetCreditUsageRequest(_message.Message):
     USER_ID_FIELD_NUMBER: _builtins.int
     WORKSPACE_IDS_FIELD_NUMBER: _builtins.int
     user_id: _builtins.str
-    """The user."""
+    """The user, 1 to 255 characters."""
     @_builtins.property
     def workspace_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The workspaces the user's token names, at most 1,000."""
+        """The workspaces the user's token names, UUIDs, at most 1,000; one that is named twice counts once."""
 
     def __init__(
         self,

@@ -26,7 +26,14 @@ if _version_not_supported:
 
 
 class BillingServiceStub:
-    """Owns prices, accounts, holds and the ledger. Every call that moves money can be repeated.
+    """Owns prices, accounts, holds and the ledger. Every call that moves money can be repeated, and moves it once.
+
+    Within backendai.billing.v1 things are added and never removed or changed.
+
+    Errors of every method:
+    - INVALID_ARGUMENT INVALID_ARGUMENT: a field is not as its comment says, the caller's among them.
+    - PERMISSION_DENIED CALLER_NOT_ALLOWED: the certificate is not one of the method's callers.
+    - UNAVAILABLE UNAVAILABLE: Postgres can't be reached; ListModels needs none.
     """
 
     def __init__(self, channel):
@@ -88,11 +95,20 @@ class BillingServiceStub:
 
 
 class BillingServiceServicer:
-    """Owns prices, accounts, holds and the ledger. Every call that moves money can be repeated.
+    """Owns prices, accounts, holds and the ledger. Every call that moves money can be repeated, and moves it once.
+
+    Within backendai.billing.v1 things are added and never removed or changed.
+
+    Errors of every method:
+    - INVALID_ARGUMENT INVALID_ARGUMENT: a field is not as its comment says, the caller's among them.
+    - PERMISSION_DENIED CALLER_NOT_ALLOWED: the certificate is not one of the method's callers.
+    - UNAVAILABLE UNAVAILABLE: Postgres can't be reached; ListModels needs none.
     """
 
     def ListModels(self, request, context):
-        """The price list: every model that can be paid for.
+        """The price list: every model that can be paid for. It changes by the day at most; keep it for a minute.
+
+        Errors: those of every method.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -100,65 +116,113 @@ class BillingServiceServicer:
 
     def OpenAccount(self, request, context):
         """Opens the workspace's account when it is first seen and books its signup credits, once.
+
+        Repeat: changes nothing.
+
+        Errors: those of every method.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetCredits(self, request, context):
-        """The workspace's balance. NOT_FOUND for a caller who is no member.
+        """The workspace's balance; all zeros for one whose account was never opened.
+
+        Errors:
+        - NOT_FOUND NOT_FOUND: the caller is a guest of the workspace.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CheckCredits(self, request, context):
-        """Succeeds when anything is available; FAILED_PRECONDITION insufficient_credits when nothing is. Holds nothing.
+        """Succeeds when anything is available, so that work can be refused before it begins. Holds nothing.
+
+        Errors:
+        - FAILED_PRECONDITION INSUFFICIENT_CREDITS: nothing is available.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def HoldCredits(self, request, context):
-        """Sets credits aside for one task: min(worst case, ceiling, available). A repeated call returns the first hold.
-        FAILED_PRECONDITION insufficient_credits, hold_released (it was released or has expired before);
-        INVALID_ARGUMENT price_unknown, or when the prompt leaves no room for an answer.
+        """Sets credits aside for one task: min(worst case, ceiling, available). The worst case is the price of the prompt and
+        of the longest answer that the model and its context window allow; the ceiling is the operator's
+        (BILLING_HOLD_CEILING, 0.5 credits unless set). A limit of the caller's own (`max_output_tokens`), and the length
+        of an audio, is held in full or refused. Refused is also what does not buy the prompt and 256 output tokens.
+
+        Repeat: by hold_id; the first hold is returned, whatever else the repeated request says.
+
+        Deadline: 2 seconds. Not answered in time, the hold may have been made: call again, or release it.
+
+        Errors:
+        - INVALID_ARGUMENT PRICE_UNKNOWN: no such model, or no price for this kind of use.
+        - FAILED_PRECONDITION INSUFFICIENT_CREDITS: nothing is held.
+        - FAILED_PRECONDITION HOLD_RELEASED: the work must not start; take a new hold_id to begin anew.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SettleHolds(self, request, context):
-        """Pays holds: each min(price of its usage, hold), once. A repeated settlement returns the first charge.
+        """Pays holds: each min(price of its usage, hold), once; the rest of the hold returns. All of a batch or none.
+
+        Repeat: by hold_id; a repeated settlement returns the first charge, whatever usage it names.
+
+        Deadline: 2 seconds. Call again until it is answered: a hold without `expires_at` stays open until then.
+
+        Errors: those of every method.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ReleaseHolds(self, request, context):
-        """Gives holds back unspent. An unknown hold is remembered as released, so that a late HoldCredits fails.
+        """Gives holds back unspent. An unknown hold is remembered as released, so that a late HoldCredits fails; one that was
+        paid stays paid.
+
+        Repeat: by hold_id; changes nothing.
+
+        Deadline: 2 seconds. Call again until it is answered.
+
+        Errors: those of every method.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GrantCredits(self, request, context):
-        """Adds credits to a workspace. PERMISSION_DENIED unless the caller is owner or admin, NOT_FOUND for a guest;
-        INVALID_ARGUMENT idempotency_key_reused.
+        """Adds credits to a workspace, and opens its account if need be.
+
+        Repeat: only with an idempotency_key, which is kept for ever: the same grant again returns the first one's entry.
+        Without a key a repeated call grants again.
+
+        Errors:
+        - NOT_FOUND NOT_FOUND: the caller is a guest of the workspace.
+        - PERMISSION_DENIED PERMISSION_DENIED: the caller is neither owner nor admin.
+        - INVALID_ARGUMENT IDEMPOTENCY_KEY_REUSED: the key belongs to a grant of another workspace, amount or reason.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListUsage(self, request, context):
-        """The workspace's ledger, newest first; a member or viewer sees its own charges only. NOT_FOUND for a guest.
+        """The workspace's ledger, newest first: all of it for an owner or admin; a member or viewer sees its own charges
+        only.
+
+        Errors:
+        - NOT_FOUND NOT_FOUND: the caller is a guest of the workspace.
+        - INVALID_ARGUMENT INVALID_CURSOR: begin again at the first page.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetCreditUsage(self, request, context):
-        """What the user's workspaces were given and what the user spent in them.
+        """What the user's workspaces were given and what the user spent in them. The workspaces are taken as given: who calls
+        has them from the user's token.
+
+        Errors: those of every method.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -226,7 +290,14 @@ def add_BillingServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class BillingService:
-    """Owns prices, accounts, holds and the ledger. Every call that moves money can be repeated.
+    """Owns prices, accounts, holds and the ledger. Every call that moves money can be repeated, and moves it once.
+
+    Within backendai.billing.v1 things are added and never removed or changed.
+
+    Errors of every method:
+    - INVALID_ARGUMENT INVALID_ARGUMENT: a field is not as its comment says, the caller's among them.
+    - PERMISSION_DENIED CALLER_NOT_ALLOWED: the certificate is not one of the method's callers.
+    - UNAVAILABLE UNAVAILABLE: Postgres can't be reached; ListModels needs none.
     """
 
     @staticmethod

@@ -29,71 +29,211 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class BillingServiceStub:
-    """Owns prices, accounts, holds and the ledger. Every call that moves money can be repeated."""
+    """Owns prices, accounts, holds and the ledger. Every call that moves money can be repeated, and moves it once.
+
+    Within backendai.billing.v1 things are added and never removed or changed.
+
+    Errors of every method:
+    - INVALID_ARGUMENT INVALID_ARGUMENT: a field is not as its comment says, the caller's among them.
+    - PERMISSION_DENIED CALLER_NOT_ALLOWED: the certificate is not one of the method's callers.
+    - UNAVAILABLE UNAVAILABLE: Postgres can't be reached; ListModels needs none.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> BillingServiceAsyncStub: ...
     ListModels: _grpc.UnaryUnaryMultiCallable[_billing_pb2.ListModelsRequest, _billing_pb2.ListModelsResponse]
-    """The price list: every model that can be paid for."""
+    """The price list: every model that can be paid for. It changes by the day at most; keep it for a minute.
+
+    Errors: those of every method.
+    """
     OpenAccount: _grpc.UnaryUnaryMultiCallable[_billing_pb2.OpenAccountRequest, _billing_pb2.OpenAccountResponse]
-    """Opens the workspace's account when it is first seen and books its signup credits, once."""
+    """Opens the workspace's account when it is first seen and books its signup credits, once.
+
+    Repeat: changes nothing.
+
+    Errors: those of every method.
+    """
     GetCredits: _grpc.UnaryUnaryMultiCallable[_billing_pb2.GetCreditsRequest, _billing_pb2.GetCreditsResponse]
-    """The workspace's balance. NOT_FOUND for a caller who is no member."""
+    """The workspace's balance; all zeros for one whose account was never opened.
+
+    Errors:
+    - NOT_FOUND NOT_FOUND: the caller is a guest of the workspace.
+    """
     CheckCredits: _grpc.UnaryUnaryMultiCallable[_billing_pb2.CheckCreditsRequest, _billing_pb2.CheckCreditsResponse]
-    """Succeeds when anything is available; FAILED_PRECONDITION insufficient_credits when nothing is. Holds nothing."""
+    """Succeeds when anything is available, so that work can be refused before it begins. Holds nothing.
+
+    Errors:
+    - FAILED_PRECONDITION INSUFFICIENT_CREDITS: nothing is available.
+    """
     HoldCredits: _grpc.UnaryUnaryMultiCallable[_billing_pb2.HoldCreditsRequest, _billing_pb2.HoldCreditsResponse]
-    """Sets credits aside for one task: min(worst case, ceiling, available). A repeated call returns the first hold.
-    FAILED_PRECONDITION insufficient_credits, hold_released (it was released or has expired before);
-    INVALID_ARGUMENT price_unknown, or when the prompt leaves no room for an answer.
+    """Sets credits aside for one task: min(worst case, ceiling, available). The worst case is the price of the prompt and
+    of the longest answer that the model and its context window allow; the ceiling is the operator's
+    (BILLING_HOLD_CEILING, 0.5 credits unless set). A limit of the caller's own (`max_output_tokens`), and the length
+    of an audio, is held in full or refused. Refused is also what does not buy the prompt and 256 output tokens.
+
+    Repeat: by hold_id; the first hold is returned, whatever else the repeated request says.
+
+    Deadline: 2 seconds. Not answered in time, the hold may have been made: call again, or release it.
+
+    Errors:
+    - INVALID_ARGUMENT PRICE_UNKNOWN: no such model, or no price for this kind of use.
+    - FAILED_PRECONDITION INSUFFICIENT_CREDITS: nothing is held.
+    - FAILED_PRECONDITION HOLD_RELEASED: the work must not start; take a new hold_id to begin anew.
     """
     SettleHolds: _grpc.UnaryUnaryMultiCallable[_billing_pb2.SettleHoldsRequest, _billing_pb2.SettleHoldsResponse]
-    """Pays holds: each min(price of its usage, hold), once. A repeated settlement returns the first charge."""
+    """Pays holds: each min(price of its usage, hold), once; the rest of the hold returns. All of a batch or none.
+
+    Repeat: by hold_id; a repeated settlement returns the first charge, whatever usage it names.
+
+    Deadline: 2 seconds. Call again until it is answered: a hold without `expires_at` stays open until then.
+
+    Errors: those of every method.
+    """
     ReleaseHolds: _grpc.UnaryUnaryMultiCallable[_billing_pb2.ReleaseHoldsRequest, _billing_pb2.ReleaseHoldsResponse]
-    """Gives holds back unspent. An unknown hold is remembered as released, so that a late HoldCredits fails."""
+    """Gives holds back unspent. An unknown hold is remembered as released, so that a late HoldCredits fails; one that was
+    paid stays paid.
+
+    Repeat: by hold_id; changes nothing.
+
+    Deadline: 2 seconds. Call again until it is answered.
+
+    Errors: those of every method.
+    """
     GrantCredits: _grpc.UnaryUnaryMultiCallable[_billing_pb2.GrantCreditsRequest, _billing_pb2.GrantCreditsResponse]
-    """Adds credits to a workspace. PERMISSION_DENIED unless the caller is owner or admin, NOT_FOUND for a guest;
-    INVALID_ARGUMENT idempotency_key_reused.
+    """Adds credits to a workspace, and opens its account if need be.
+
+    Repeat: only with an idempotency_key, which is kept for ever: the same grant again returns the first one's entry.
+    Without a key a repeated call grants again.
+
+    Errors:
+    - NOT_FOUND NOT_FOUND: the caller is a guest of the workspace.
+    - PERMISSION_DENIED PERMISSION_DENIED: the caller is neither owner nor admin.
+    - INVALID_ARGUMENT IDEMPOTENCY_KEY_REUSED: the key belongs to a grant of another workspace, amount or reason.
     """
     ListUsage: _grpc.UnaryUnaryMultiCallable[_billing_pb2.ListUsageRequest, _billing_pb2.ListUsageResponse]
-    """The workspace's ledger, newest first; a member or viewer sees its own charges only. NOT_FOUND for a guest."""
+    """The workspace's ledger, newest first: all of it for an owner or admin; a member or viewer sees its own charges
+    only.
+
+    Errors:
+    - NOT_FOUND NOT_FOUND: the caller is a guest of the workspace.
+    - INVALID_ARGUMENT INVALID_CURSOR: begin again at the first page.
+    """
     GetCreditUsage: _grpc.UnaryUnaryMultiCallable[_billing_pb2.GetCreditUsageRequest, _billing_pb2.GetCreditUsageResponse]
-    """What the user's workspaces were given and what the user spent in them."""
+    """What the user's workspaces were given and what the user spent in them. The workspaces are taken as given: who calls
+    has them from the user's token.
+
+    Errors: those of every method.
+    """
 
 @_typing.type_check_only
 class BillingServiceAsyncStub(BillingServiceStub):
-    """Owns prices, accounts, holds and the ledger. Every call that moves money can be repeated."""
+    """Owns prices, accounts, holds and the ledger. Every call that moves money can be repeated, and moves it once.
+
+    Within backendai.billing.v1 things are added and never removed or changed.
+
+    Errors of every method:
+    - INVALID_ARGUMENT INVALID_ARGUMENT: a field is not as its comment says, the caller's among them.
+    - PERMISSION_DENIED CALLER_NOT_ALLOWED: the certificate is not one of the method's callers.
+    - UNAVAILABLE UNAVAILABLE: Postgres can't be reached; ListModels needs none.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListModels: _aio.UnaryUnaryMultiCallable[_billing_pb2.ListModelsRequest, _billing_pb2.ListModelsResponse]  # type: ignore[assignment]
-    """The price list: every model that can be paid for."""
+    """The price list: every model that can be paid for. It changes by the day at most; keep it for a minute.
+
+    Errors: those of every method.
+    """
     OpenAccount: _aio.UnaryUnaryMultiCallable[_billing_pb2.OpenAccountRequest, _billing_pb2.OpenAccountResponse]  # type: ignore[assignment]
-    """Opens the workspace's account when it is first seen and books its signup credits, once."""
+    """Opens the workspace's account when it is first seen and books its signup credits, once.
+
+    Repeat: changes nothing.
+
+    Errors: those of every method.
+    """
     GetCredits: _aio.UnaryUnaryMultiCallable[_billing_pb2.GetCreditsRequest, _billing_pb2.GetCreditsResponse]  # type: ignore[assignment]
-    """The workspace's balance. NOT_FOUND for a caller who is no member."""
+    """The workspace's balance; all zeros for one whose account was never opened.
+
+    Errors:
+    - NOT_FOUND NOT_FOUND: the caller is a guest of the workspace.
+    """
     CheckCredits: _aio.UnaryUnaryMultiCallable[_billing_pb2.CheckCreditsRequest, _billing_pb2.CheckCreditsResponse]  # type: ignore[assignment]
-    """Succeeds when anything is available; FAILED_PRECONDITION insufficient_credits when nothing is. Holds nothing."""
+    """Succeeds when anything is available, so that work can be refused before it begins. Holds nothing.
+
+    Errors:
+    - FAILED_PRECONDITION INSUFFICIENT_CREDITS: nothing is available.
+    """
     HoldCredits: _aio.UnaryUnaryMultiCallable[_billing_pb2.HoldCreditsRequest, _billing_pb2.HoldCreditsResponse]  # type: ignore[assignment]
-    """Sets credits aside for one task: min(worst case, ceiling, available). A repeated call returns the first hold.
-    FAILED_PRECONDITION insufficient_credits, hold_released (it was released or has expired before);
-    INVALID_ARGUMENT price_unknown, or when the prompt leaves no room for an answer.
+    """Sets credits aside for one task: min(worst case, ceiling, available). The worst case is the price of the prompt and
+    of the longest answer that the model and its context window allow; the ceiling is the operator's
+    (BILLING_HOLD_CEILING, 0.5 credits unless set). A limit of the caller's own (`max_output_tokens`), and the length
+    of an audio, is held in full or refused. Refused is also what does not buy the prompt and 256 output tokens.
+
+    Repeat: by hold_id; the first hold is returned, whatever else the repeated request says.
+
+    Deadline: 2 seconds. Not answered in time, the hold may have been made: call again, or release it.
+
+    Errors:
+    - INVALID_ARGUMENT PRICE_UNKNOWN: no such model, or no price for this kind of use.
+    - FAILED_PRECONDITION INSUFFICIENT_CREDITS: nothing is held.
+    - FAILED_PRECONDITION HOLD_RELEASED: the work must not start; take a new hold_id to begin anew.
     """
     SettleHolds: _aio.UnaryUnaryMultiCallable[_billing_pb2.SettleHoldsRequest, _billing_pb2.SettleHoldsResponse]  # type: ignore[assignment]
-    """Pays holds: each min(price of its usage, hold), once. A repeated settlement returns the first charge."""
+    """Pays holds: each min(price of its usage, hold), once; the rest of the hold returns. All of a batch or none.
+
+    Repeat: by hold_id; a repeated settlement returns the first charge, whatever usage it names.
+
+    Deadline: 2 seconds. Call again until it is answered: a hold without `expires_at` stays open until then.
+
+    Errors: those of every method.
+    """
     ReleaseHolds: _aio.UnaryUnaryMultiCallable[_billing_pb2.ReleaseHoldsRequest, _billing_pb2.ReleaseHoldsResponse]  # type: ignore[assignment]
-    """Gives holds back unspent. An unknown hold is remembered as released, so that a late HoldCredits fails."""
+    """Gives holds back unspent. An unknown hold is remembered as released, so that a late HoldCredits fails; one that was
+    paid stays paid.
+
+    Repeat: by hold_id; changes nothing.
+
+    Deadline: 2 seconds. Call again until it is answered.
+
+    Errors: those of every method.
+    """
     GrantCredits: _aio.UnaryUnaryMultiCallable[_billing_pb2.GrantCreditsRequest, _billing_pb2.GrantCreditsResponse]  # type: ignore[assignment]
-    """Adds credits to a workspace. PERMISSION_DENIED unless the caller is owner or admin, NOT_FOUND for a guest;
-    INVALID_ARGUMENT idempotency_key_reused.
+    """Adds credits to a workspace, and opens its account if need be.
+
+    Repeat: only with an idempotency_key, which is kept for ever: the same grant again returns the first one's entry.
+    Without a key a repeated call grants again.
+
+    Errors:
+    - NOT_FOUND NOT_FOUND: the caller is a guest of the workspace.
+    - PERMISSION_DENIED PERMISSION_DENIED: the caller is neither owner nor admin.
+    - INVALID_ARGUMENT IDEMPOTENCY_KEY_REUSED: the key belongs to a grant of another workspace, amount or reason.
     """
     ListUsage: _aio.UnaryUnaryMultiCallable[_billing_pb2.ListUsageRequest, _billing_pb2.ListUsageResponse]  # type: ignore[assignment]
-    """The workspace's ledger, newest first; a member or viewer sees its own charges only. NOT_FOUND for a guest."""
+    """The workspace's ledger, newest first: all of it for an owner or admin; a member or viewer sees its own charges
+    only.
+
+    Errors:
+    - NOT_FOUND NOT_FOUND: the caller is a guest of the workspace.
+    - INVALID_ARGUMENT INVALID_CURSOR: begin again at the first page.
+    """
     GetCreditUsage: _aio.UnaryUnaryMultiCallable[_billing_pb2.GetCreditUsageRequest, _billing_pb2.GetCreditUsageResponse]  # type: ignore[assignment]
-    """What the user's workspaces were given and what the user spent in them."""
+    """What the user's workspaces were given and what the user spent in them. The workspaces are taken as given: who calls
+    has them from the user's token.
+
+    Errors: those of every method.
+    """
 
 class BillingServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Owns prices, accounts, holds and the ledger. Every call that moves money can be repeated."""
+    """Owns prices, accounts, holds and the ledger. Every call that moves money can be repeated, and moves it once.
+
+    Within backendai.billing.v1 things are added and never removed or changed.
+
+    Errors of every method:
+    - INVALID_ARGUMENT INVALID_ARGUMENT: a field is not as its comment says, the caller's among them.
+    - PERMISSION_DENIED CALLER_NOT_ALLOWED: the certificate is not one of the method's callers.
+    - UNAVAILABLE UNAVAILABLE: Postgres can't be reached; ListModels needs none.
+    """
 
     @_abc_1.abstractmethod
     def ListModels(
@@ -101,7 +241,10 @@ class BillingServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _billing_pb2.ListModelsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_billing_pb2.ListModelsResponse, _abc.Awaitable[_billing_pb2.ListModelsResponse]]:
-        """The price list: every model that can be paid for."""
+        """The price list: every model that can be paid for. It changes by the day at most; keep it for a minute.
+
+        Errors: those of every method.
+        """
 
     @_abc_1.abstractmethod
     def OpenAccount(
@@ -109,7 +252,12 @@ class BillingServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _billing_pb2.OpenAccountRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_billing_pb2.OpenAccountResponse, _abc.Awaitable[_billing_pb2.OpenAccountResponse]]:
-        """Opens the workspace's account when it is first seen and books its signup credits, once."""
+        """Opens the workspace's account when it is first seen and books its signup credits, once.
+
+        Repeat: changes nothing.
+
+        Errors: those of every method.
+        """
 
     @_abc_1.abstractmethod
     def GetCredits(
@@ -117,7 +265,11 @@ class BillingServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _billing_pb2.GetCreditsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_billing_pb2.GetCreditsResponse, _abc.Awaitable[_billing_pb2.GetCreditsResponse]]:
-        """The workspace's balance. NOT_FOUND for a caller who is no member."""
+        """The workspace's balance; all zeros for one whose account was never opened.
+
+        Errors:
+        - NOT_FOUND NOT_FOUND: the caller is a guest of the workspace.
+        """
 
     @_abc_1.abstractmethod
     def CheckCredits(
@@ -125,7 +277,11 @@ class BillingServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _billing_pb2.CheckCreditsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_billing_pb2.CheckCreditsResponse, _abc.Awaitable[_billing_pb2.CheckCreditsResponse]]:
-        """Succeeds when anything is available; FAILED_PRECONDITION insufficient_credits when nothing is. Holds nothing."""
+        """Succeeds when anything is available, so that work can be refused before it begins. Holds nothing.
+
+        Errors:
+        - FAILED_PRECONDITION INSUFFICIENT_CREDITS: nothing is available.
+        """
 
     @_abc_1.abstractmethod
     def HoldCredits(
@@ -133,9 +289,19 @@ class BillingServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _billing_pb2.HoldCreditsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_billing_pb2.HoldCreditsResponse, _abc.Awaitable[_billing_pb2.HoldCreditsResponse]]:
-        """Sets credits aside for one task: min(worst case, ceiling, available). A repeated call returns the first hold.
-        FAILED_PRECONDITION insufficient_credits, hold_released (it was released or has expired before);
-        INVALID_ARGUMENT price_unknown, or when the prompt leaves no room for an answer.
+        """Sets credits aside for one task: min(worst case, ceiling, available). The worst case is the price of the prompt and
+        of the longest answer that the model and its context window allow; the ceiling is the operator's
+        (BILLING_HOLD_CEILING, 0.5 credits unless set). A limit of the caller's own (`max_output_tokens`), and the length
+        of an audio, is held in full or refused. Refused is also what does not buy the prompt and 256 output tokens.
+
+        Repeat: by hold_id; the first hold is returned, whatever else the repeated request says.
+
+        Deadline: 2 seconds. Not answered in time, the hold may have been made: call again, or release it.
+
+        Errors:
+        - INVALID_ARGUMENT PRICE_UNKNOWN: no such model, or no price for this kind of use.
+        - FAILED_PRECONDITION INSUFFICIENT_CREDITS: nothing is held.
+        - FAILED_PRECONDITION HOLD_RELEASED: the work must not start; take a new hold_id to begin anew.
         """
 
     @_abc_1.abstractmethod
@@ -144,7 +310,14 @@ class BillingServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _billing_pb2.SettleHoldsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_billing_pb2.SettleHoldsResponse, _abc.Awaitable[_billing_pb2.SettleHoldsResponse]]:
-        """Pays holds: each min(price of its usage, hold), once. A repeated settlement returns the first charge."""
+        """Pays holds: each min(price of its usage, hold), once; the rest of the hold returns. All of a batch or none.
+
+        Repeat: by hold_id; a repeated settlement returns the first charge, whatever usage it names.
+
+        Deadline: 2 seconds. Call again until it is answered: a hold without `expires_at` stays open until then.
+
+        Errors: those of every method.
+        """
 
     @_abc_1.abstractmethod
     def ReleaseHolds(
@@ -152,7 +325,15 @@ class BillingServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _billing_pb2.ReleaseHoldsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_billing_pb2.ReleaseHoldsResponse, _abc.Awaitable[_billing_pb2.ReleaseHoldsResponse]]:
-        """Gives holds back unspent. An unknown hold is remembered as released, so that a late HoldCredits fails."""
+        """Gives holds back unspent. An unknown hold is remembered as released, so that a late HoldCredits fails; one that was
+        paid stays paid.
+
+        Repeat: by hold_id; changes nothing.
+
+        Deadline: 2 seconds. Call again until it is answered.
+
+        Errors: those of every method.
+        """
 
     @_abc_1.abstractmethod
     def GrantCredits(
@@ -160,8 +341,15 @@ class BillingServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _billing_pb2.GrantCreditsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_billing_pb2.GrantCreditsResponse, _abc.Awaitable[_billing_pb2.GrantCreditsResponse]]:
-        """Adds credits to a workspace. PERMISSION_DENIED unless the caller is owner or admin, NOT_FOUND for a guest;
-        INVALID_ARGUMENT idempotency_key_reused.
+        """Adds credits to a workspace, and opens its account if need be.
+
+        Repeat: only with an idempotency_key, which is kept for ever: the same grant again returns the first one's entry.
+        Without a key a repeated call grants again.
+
+        Errors:
+        - NOT_FOUND NOT_FOUND: the caller is a guest of the workspace.
+        - PERMISSION_DENIED PERMISSION_DENIED: the caller is neither owner nor admin.
+        - INVALID_ARGUMENT IDEMPOTENCY_KEY_REUSED: the key belongs to a grant of another workspace, amount or reason.
         """
 
     @_abc_1.abstractmethod
@@ -170,7 +358,13 @@ class BillingServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _billing_pb2.ListUsageRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_billing_pb2.ListUsageResponse, _abc.Awaitable[_billing_pb2.ListUsageResponse]]:
-        """The workspace's ledger, newest first; a member or viewer sees its own charges only. NOT_FOUND for a guest."""
+        """The workspace's ledger, newest first: all of it for an owner or admin; a member or viewer sees its own charges
+        only.
+
+        Errors:
+        - NOT_FOUND NOT_FOUND: the caller is a guest of the workspace.
+        - INVALID_ARGUMENT INVALID_CURSOR: begin again at the first page.
+        """
 
     @_abc_1.abstractmethod
     def GetCreditUsage(
@@ -178,6 +372,10 @@ class BillingServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _billing_pb2.GetCreditUsageRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_billing_pb2.GetCreditUsageResponse, _abc.Awaitable[_billing_pb2.GetCreditUsageResponse]]:
-        """What the user's workspaces were given and what the user spent in them."""
+        """What the user's workspaces were given and what the user spent in them. The workspaces are taken as given: who calls
+        has them from the user's token.
+
+        Errors: those of every method.
+        """
 
 def add_BillingServiceServicer_to_server(servicer: BillingServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

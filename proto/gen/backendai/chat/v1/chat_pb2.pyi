@@ -33,55 +33,77 @@ class _ChatReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ChatReason
     CHAT_REASON_UNSPECIFIED: _ChatReason.ValueType  # 0
     """Not used."""
     CHAT_REASON_TASK_IN_PROGRESS: _ChatReason.ValueType  # 1
-    """The session runs another task. Example: metadata {"task_id": "0197…"}."""
+    """The session runs another task; one at a time. Metadata: `task_id`, but not when that has ended this very moment.
+    Example: {"task_id": "019ab3c2-7e57-7d0e-8b1a-5f2d6c0e9a41"}.
+    """
     CHAT_REASON_SESSION_NOT_ACTIVE: _ChatReason.ValueType  # 2
-    """The session is completed or archived. Example: metadata {"status": "archived"}."""
+    """The session is completed or archived and can't send. Metadata: `status`. Example: {"status": "archived"}."""
     CHAT_REASON_MODEL_UNKNOWN: _ChatReason.ValueType  # 3
-    """The price list has no such provider and model."""
+    """The price list has no such provider and model; unknown is never free. Metadata: `provider`, `model`.
+    Example: {"provider": "openai", "model": "gpt-9"}.
+    """
     CHAT_REASON_PROVIDER_NOT_CONFIGURED: _ChatReason.ValueType  # 4
-    """No key is configured for the provider. Example: metadata {"provider": "google"}."""
+    """No key is configured for the provider. Metadata: `provider`. Example: {"provider": "google"}."""
     CHAT_REASON_FRAMEWORK_NOT_AVAILABLE: _ChatReason.ValueType  # 5
-    """The agent framework is not installed. Example: metadata {"framework": "pydantic_ai"}."""
+    """The agent framework is not installed. Metadata: `framework`. Example: {"framework": "pydantic_ai"}."""
     CHAT_REASON_CONTEXT_TOO_LONG: _ChatReason.ValueType  # 6
-    """The message can't fit the model's context. Example: metadata {"context_window_tokens": "4096"}."""
+    """System prompt and message alone can't fit the model's context. Metadata: `context_window_tokens`.
+    Example: {"context_window_tokens": "4096"}.
+    """
     CHAT_REASON_IDEMPOTENCY_KEY_REUSED: _ChatReason.ValueType  # 7
-    """The idempotency key was used with another body."""
+    """The idempotency key was used with another body: take a new one. Example: the key of another message."""
     CHAT_REASON_VERSION_MISMATCH: _ChatReason.ValueType  # 8
-    """The session's settings were changed since the version the caller saw."""
+    """The session's settings were changed since the version the caller saw. Metadata: `version`, the present one.
+    Example: {"version": "3"} for an if_version of 2.
+    """
     CHAT_REASON_LEASE_LOST: _ChatReason.ValueType  # 9
-    """The attempt is over: another one runs the task, or it has ended."""
+    """The attempt is over: another one runs the task, or it has ended, or was never claimed. Example: an agent that was
+    frozen for 20 seconds completes its task.
+    """
     CHAT_REASON_NOTHING_TO_REGENERATE: _ChatReason.ValueType  # 10
-    """The session has no user message to answer again."""
+    """The session has no user message to answer again. Example: a session that was just opened."""
     CHAT_REASON_SHARE_WITH_OWNER: _ChatReason.ValueType  # 11
-    """The owner of a session needs no share of it."""
+    """The owner of a session needs no share of it. Example: alice shares her session with alice."""
 
 class ChatReason(_ChatReason, metaclass=_ChatReasonEnumTypeWrapper):
-    """Why a chat call failed; travels as google.rpc.ErrorInfo.reason without the prefix."""
+    """Why a chat call failed; travels as google.rpc.ErrorInfo.reason without the prefix. Of other services' reasons it
+    passes on BillingReason's INSUFFICIENT_CREDITS, PRICE_UNKNOWN and HOLD_RELEASED.
+    """
 
 CHAT_REASON_UNSPECIFIED: ChatReason.ValueType  # 0
 """Not used."""
 CHAT_REASON_TASK_IN_PROGRESS: ChatReason.ValueType  # 1
-"""The session runs another task. Example: metadata {"task_id": "0197…"}."""
+"""The session runs another task; one at a time. Metadata: `task_id`, but not when that has ended this very moment.
+Example: {"task_id": "019ab3c2-7e57-7d0e-8b1a-5f2d6c0e9a41"}.
+"""
 CHAT_REASON_SESSION_NOT_ACTIVE: ChatReason.ValueType  # 2
-"""The session is completed or archived. Example: metadata {"status": "archived"}."""
+"""The session is completed or archived and can't send. Metadata: `status`. Example: {"status": "archived"}."""
 CHAT_REASON_MODEL_UNKNOWN: ChatReason.ValueType  # 3
-"""The price list has no such provider and model."""
+"""The price list has no such provider and model; unknown is never free. Metadata: `provider`, `model`.
+Example: {"provider": "openai", "model": "gpt-9"}.
+"""
 CHAT_REASON_PROVIDER_NOT_CONFIGURED: ChatReason.ValueType  # 4
-"""No key is configured for the provider. Example: metadata {"provider": "google"}."""
+"""No key is configured for the provider. Metadata: `provider`. Example: {"provider": "google"}."""
 CHAT_REASON_FRAMEWORK_NOT_AVAILABLE: ChatReason.ValueType  # 5
-"""The agent framework is not installed. Example: metadata {"framework": "pydantic_ai"}."""
+"""The agent framework is not installed. Metadata: `framework`. Example: {"framework": "pydantic_ai"}."""
 CHAT_REASON_CONTEXT_TOO_LONG: ChatReason.ValueType  # 6
-"""The message can't fit the model's context. Example: metadata {"context_window_tokens": "4096"}."""
+"""System prompt and message alone can't fit the model's context. Metadata: `context_window_tokens`.
+Example: {"context_window_tokens": "4096"}.
+"""
 CHAT_REASON_IDEMPOTENCY_KEY_REUSED: ChatReason.ValueType  # 7
-"""The idempotency key was used with another body."""
+"""The idempotency key was used with another body: take a new one. Example: the key of another message."""
 CHAT_REASON_VERSION_MISMATCH: ChatReason.ValueType  # 8
-"""The session's settings were changed since the version the caller saw."""
+"""The session's settings were changed since the version the caller saw. Metadata: `version`, the present one.
+Example: {"version": "3"} for an if_version of 2.
+"""
 CHAT_REASON_LEASE_LOST: ChatReason.ValueType  # 9
-"""The attempt is over: another one runs the task, or it has ended."""
+"""The attempt is over: another one runs the task, or it has ended, or was never claimed. Example: an agent that was
+frozen for 20 seconds completes its task.
+"""
 CHAT_REASON_NOTHING_TO_REGENERATE: ChatReason.ValueType  # 10
-"""The session has no user message to answer again."""
+"""The session has no user message to answer again. Example: a session that was just opened."""
 CHAT_REASON_SHARE_WITH_OWNER: ChatReason.ValueType  # 11
-"""The owner of a session needs no share of it."""
+"""The owner of a session needs no share of it. Example: alice shares her session with alice."""
 Global___ChatReason: _TypeAlias = ChatReason  # noqa: Y015
 
 class _SessionStatus:
@@ -123,7 +145,7 @@ class _PermissionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Permission
     PERMISSION_READ: _Permission.ValueType  # 1
     """Reads."""
     PERMISSION_WRITE: _Permission.ValueType  # 2
-    """Reads, sends, regenerates, cancels."""
+    """Reads, sends, regenerates, cancels; reads only, where the caller is a viewer of the workspace."""
     PERMISSION_OWNER: _Permission.ValueType  # 3
     """Everything."""
 
@@ -135,7 +157,7 @@ PERMISSION_UNSPECIFIED: Permission.ValueType  # 0
 PERMISSION_READ: Permission.ValueType  # 1
 """Reads."""
 PERMISSION_WRITE: Permission.ValueType  # 2
-"""Reads, sends, regenerates, cancels."""
+"""Reads, sends, regenerates, cancels; reads only, where the caller is a viewer of the workspace."""
 PERMISSION_OWNER: Permission.ValueType  # 3
 """Everything."""
 Global___Permission: _TypeAlias = Permission  # noqa: Y015
@@ -149,13 +171,13 @@ class _TaskStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TaskState.V
     TASK_STATE_UNSPECIFIED: _TaskState.ValueType  # 0
     """Not used."""
     TASK_STATE_PROCESSING: _TaskState.ValueType  # 1
-    """Everything before the end."""
+    """Everything before the end: it waits or runs."""
     TASK_STATE_COMPLETED: _TaskState.ValueType  # 2
     """Answered."""
     TASK_STATE_FAILED: _TaskState.ValueType  # 3
     """Ended by an error."""
     TASK_STATE_CANCELLED: _TaskState.ValueType  # 4
-    """Ended by the user."""
+    """Ended by a user, or with its session."""
 
 class TaskState(_TaskState, metaclass=_TaskStateEnumTypeWrapper):
     """A task's state as users see it."""
@@ -163,13 +185,13 @@ class TaskState(_TaskState, metaclass=_TaskStateEnumTypeWrapper):
 TASK_STATE_UNSPECIFIED: TaskState.ValueType  # 0
 """Not used."""
 TASK_STATE_PROCESSING: TaskState.ValueType  # 1
-"""Everything before the end."""
+"""Everything before the end: it waits or runs."""
 TASK_STATE_COMPLETED: TaskState.ValueType  # 2
 """Answered."""
 TASK_STATE_FAILED: TaskState.ValueType  # 3
 """Ended by an error."""
 TASK_STATE_CANCELLED: TaskState.ValueType  # 4
-"""Ended by the user."""
+"""Ended by a user, or with its session."""
 Global___TaskState: _TypeAlias = TaskState  # noqa: Y015
 
 class _SessionScope:
@@ -198,7 +220,7 @@ Global___SessionScope: _TypeAlias = SessionScope  # noqa: Y015
 
 @_typing.final
 class SessionSettings(_message.Message):
-    """What the owner of a session sets; absent fields are null."""
+    """What the owner of a session sets. Optional fields that are absent are null, and the provider's own default holds."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -215,19 +237,21 @@ class SessionSettings(_message.Message):
     MODEL_PARAMETERS_FIELD_NUMBER: _builtins.int
     AGENT_FRAMEWORK_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """At most 255 characters."""
+    """At most 255 characters; absent: none."""
     status: Global___SessionStatus.ValueType
-    """Only an active session can send."""
+    """Only an active session can send; unspecified: active."""
     ai_provider: _builtins.str
-    """openai, google, anthropic, groq, deepseek or local."""
+    """openai, google, anthropic, groq, deepseek or local. Empty in a request: the provider that has ai_model, or without
+    that the installation's default (DEFAULT_AI_PROVIDER).
+    """
     ai_model: _builtins.str
-    """At most 100 characters."""
+    """The provider's name of the model, at most 100 characters. Empty in a request: the provider's default."""
     system_prompt: _builtins.str
-    """Travels before the history; at most 100,000 characters."""
+    """Travels before the history; at most 100,000 characters; absent: none."""
     temperature: _builtins.float
     """0 to 2."""
     max_tokens: _builtins.int
-    """The longest answer in tokens, above 0."""
+    """The longest answer in tokens, above 0: its full price is held, or the message refused."""
     top_p: _builtins.float
     """0 to 1."""
     frequency_penalty: _builtins.float
@@ -235,10 +259,10 @@ class SessionSettings(_message.Message):
     presence_penalty: _builtins.float
     """-2 to 2."""
     agent_framework: _builtins.str
-    """langgraph, pydantic_ai or none."""
+    """langgraph, pydantic_ai or none; empty in a request: langgraph."""
     @_builtins.property
     def model_parameters(self) -> _struct_pb2.Struct:
-        """Further parameters in the provider's own names."""
+        """Further parameters in the provider's own names; empty: none. Whole numbers below 2^53 are sent as integers."""
 
     def __init__(
         self,
@@ -312,9 +336,9 @@ class Session(_message.Message):
     id: _builtins.str
     """A UUID (v7)."""
     workspace_id: _builtins.str
-    """The workspace that pays."""
+    """The workspace that pays, a UUID."""
     user_id: _builtins.str
-    """The owner."""
+    """The owner: who opened it."""
     is_shared: _builtins.bool
     """Whether it is shared with anyone."""
     shareable_link_id: _builtins.str
@@ -322,11 +346,11 @@ class Session(_message.Message):
     my_permission: Global___Permission.ValueType
     """The caller's permission."""
     active_task_id: _builtins.str
-    """The task that runs; empty when none does."""
+    """The UUID of the task that waits or runs; empty when none does."""
     message_count: _builtins.int
-    """Messages stored."""
+    """Messages stored, of users, assistants and tools."""
     version: _builtins.int
-    """Counts the changes of its settings."""
+    """From 1; counts the changes of its settings, and nothing else."""
     @_builtins.property
     def settings(self) -> Global___SessionSettings:
         """What the owner has set."""
@@ -337,7 +361,7 @@ class Session(_message.Message):
 
     @_builtins.property
     def updated_at(self) -> _timestamp_pb2.Timestamp:
-        """Its last activity."""
+        """Its last activity: a message, an answer, a change."""
 
     def __init__(
         self,
@@ -386,19 +410,21 @@ class Message(_message.Message):
     id: _builtins.str
     """A UUID (v7)."""
     session_id: _builtins.str
-    """The session."""
+    """The session's UUID."""
     parent_message_id: _builtins.str
-    """An answer's user message; empty for a user message."""
+    """The UUID of the user message that an answer or a tool message belongs to; empty for a user message."""
     sequence_number: _builtins.int
     """From 1, per session, in order, never reused."""
     role: _builtins.str
     """user, assistant or tool."""
     content: _builtins.str
-    """The text."""
+    """The text; may be empty where an assistant only calls tools."""
     tool_calls_json: _builtins.str
-    """The tool calls the assistant asked for, a JSON array in OpenAI's shape; empty when none."""
+    """The tool calls the assistant asked for, valid JSON: an array in OpenAI's shape; empty when there are none.
+    Example: [{"id": "call_1", "type": "function", "function": {"name": "clock", "arguments": "{}"}}].
+    """
     tool_call_id: _builtins.str
-    """The call a tool message answers; empty otherwise."""
+    """The id of the call that a tool message answers; empty otherwise."""
     user_id: _builtins.str
     """Who wrote it; empty for an answer."""
     ai_provider: _builtins.str
@@ -406,7 +432,7 @@ class Message(_message.Message):
     ai_model: _builtins.str
     """Which model answered; empty for a user message."""
     finish_reason: _builtins.str
-    """stop, length, cancelled, tool_calls, content_filter; empty for a user message."""
+    """stop, length, cancelled, tool_calls or content_filter; empty for a user message. More may come."""
     @_builtins.property
     def usage(self) -> _billing_pb2.Usage:
         """What the answer consumed; unset for a user message."""
@@ -461,21 +487,25 @@ class Task(_message.Message):
     ERROR_CODE_FIELD_NUMBER: _builtins.int
     ERROR_DETAIL_FIELD_NUMBER: _builtins.int
     id: _builtins.str
-    """A UUID (v7), made by the gateway."""
+    """A UUID (v7), made by the caller of SendMessage or RegenerateAnswer."""
     session_id: _builtins.str
-    """The session it runs in."""
+    """The UUID of the session it runs in."""
     state: Global___TaskState.ValueType
-    """Its state."""
+    """Its state; the last three are final."""
     attempt: _builtins.int
-    """Counts the claims."""
+    """Counts the claims; 0 while it has never been claimed."""
     user_message_id: _builtins.str
-    """The message it answers."""
+    """The UUID of the message it answers; empty for a moment, until that is stored."""
     held_nano: _builtins.int
     """Nano-credits set aside; 0 once settled."""
     charged_nano: _builtins.int
-    """Nano-credits charged."""
+    """Nano-credits charged; 0 until it is settled, which follows the end within seconds."""
     error_code: _builtins.str
-    """Why it failed; empty otherwise. A stable snake_case word. Example: provider_timeout."""
+    """Why it failed; empty otherwise. A stable word: provider_auth_failed, provider_rate_limited, provider_unavailable,
+    provider_timeout, provider_bad_response, provider_rejected, content_filtered, context_too_long, out_of_credits,
+    framework_not_available, internal_error, deadline_exceeded (nobody ended it in time), poison (it has ended three
+    workers). More may come.
+    """
     error_detail: _builtins.str
     """The same in a sentence."""
     @_builtins.property
@@ -488,11 +518,11 @@ class Task(_message.Message):
 
     @_builtins.property
     def ai_messages(self) -> _containers.RepeatedCompositeFieldContainer[Global___Message]:
-        """The answer, in order; empty unless completed or cancelled."""
+        """The answer, tool messages among it, in order; empty unless completed or cancelled."""
 
     @_builtins.property
     def usage(self) -> _billing_pb2.Usage:
-        """What it consumed; unset before the end."""
+        """What it consumed; unset before the end, and for a failed one that is not charged."""
 
     def __init__(
         self,
@@ -521,7 +551,7 @@ Global___Task: _TypeAlias = Task  # noqa: Y015
 
 @_typing.final
 class CreateSessionRequest(_message.Message):
-    """Asks to open a session. Fields of the settings that are unset get their defaults."""
+    """Asks to open a session. Settings that are unset get their defaults; all of them may be."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -530,9 +560,9 @@ class CreateSessionRequest(_message.Message):
     IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
     REQUEST_FINGERPRINT_FIELD_NUMBER: _builtins.int
     idempotency_key: _builtins.str
-    """Two calls of one user with one key and one fingerprint open one session; empty: none was given."""
+    """Two calls of one user in one workspace with one key and one fingerprint open one session; empty: none was given."""
     request_fingerprint: _builtins.bytes
-    """A digest of the request's body."""
+    """A digest of what the request says, of any length: equal for equal requests. Looked at only with an idempotency_key."""
     @_builtins.property
     def caller(self) -> _common_pb2.Caller:
         """Who, and in which workspace."""
@@ -649,7 +679,9 @@ class ListSessionsRequest(_message.Message):
     status: Global___SessionStatus.ValueType
     """Only those of this status; unspecified: any."""
     search: _builtins.str
-    """Words to find in the names and messages of the caller's own sessions, best first; empty: no search."""
+    """Words to find in the names and messages of the caller's own sessions, at most 200 characters; "quoted" words stand
+    side by side, -word leaves out; empty: no search.
+    """
     @_builtins.property
     def caller(self) -> _common_pb2.Caller:
         """Who asks."""
@@ -685,7 +717,7 @@ class ListSessionsResponse(_message.Message):
     PAGE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def sessions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Session]:
-        """Newest activity first."""
+        """Newest activity first; of a search, best first."""
 
     @_builtins.property
     def page(self) -> _common_pb2.PageInfo:
@@ -719,7 +751,7 @@ class UpdateSessionRequest(_message.Message):
     session_id: _builtins.str
     """Which session."""
     if_version: _builtins.int
-    """The version the caller saw; 0: any."""
+    """The version the caller saw: the call is done only if it is still the present one; 0: any."""
     @_builtins.property
     def caller(self) -> _common_pb2.Caller:
         """Who asks."""
@@ -730,7 +762,9 @@ class UpdateSessionRequest(_message.Message):
 
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
-        """The fields of the settings to take from it; others stay."""
+        """The fields of the settings to take from it, by name: ai_model; others stay. One that is named and absent becomes
+        null or its default. An unknown name is INVALID_ARGUMENT.
+        """
 
     def __init__(
         self,
@@ -785,7 +819,7 @@ class DeleteSessionRequest(_message.Message):
     session_id: _builtins.str
     """Which session."""
     if_version: _builtins.int
-    """The version the caller saw; 0: any."""
+    """The version the caller saw: the call is done only if it is still the present one; 0: any."""
     @_builtins.property
     def caller(self) -> _common_pb2.Caller:
         """Who asks."""
@@ -961,13 +995,13 @@ class SendMessageRequest(_message.Message):
     session_id: _builtins.str
     """To which session."""
     task_id: _builtins.str
-    """The task's UUID (v7): the gateway listens for its events before it sends."""
+    """A new UUID (v7) for the task, made by the caller, who can listen for its events before it sends."""
     content: _builtins.str
-    """1 to 100,000 characters."""
+    """1 to 100,000 characters, not blank."""
     idempotency_key: _builtins.str
-    """Two sends of one user with one key and one fingerprint are one task; empty: none was given."""
+    """Two sends of one user to one session with one key and one fingerprint are one task; empty: none was given."""
     request_fingerprint: _builtins.bytes
-    """A digest of the request's body."""
+    """A digest of what the request says, of any length: equal for equal requests. Looked at only with an idempotency_key."""
     @_builtins.property
     def caller(self) -> _common_pb2.Caller:
         """Who sends."""
@@ -1004,7 +1038,7 @@ class SendMessageResponse(_message.Message):
 
     @_builtins.property
     def user_message(self) -> Global___Message:
-        """The stored message."""
+        """The stored message; unset when a twin's was deleted since."""
 
     def __init__(
         self,
@@ -1034,11 +1068,11 @@ class RegenerateAnswerRequest(_message.Message):
     session_id: _builtins.str
     """In which session."""
     task_id: _builtins.str
-    """The task's UUID (v7): the gateway listens for its events before it asks."""
+    """A new UUID (v7) for the task, made by the caller, who can listen for its events before it asks."""
     idempotency_key: _builtins.str
     """As of SendMessageRequest."""
     request_fingerprint: _builtins.bytes
-    """A digest of the request's body."""
+    """A digest of what the request says, of any length: equal for equal requests. Looked at only with an idempotency_key."""
     @_builtins.property
     def caller(self) -> _common_pb2.Caller:
         """Who asks."""
@@ -1074,7 +1108,7 @@ class RegenerateAnswerResponse(_message.Message):
 
     @_builtins.property
     def user_message(self) -> Global___Message:
-        """The message that is answered again."""
+        """The message that is answered again; unset when a twin's was deleted since."""
 
     def __init__(
         self,
@@ -1152,9 +1186,9 @@ class TogglePublicRequest(_message.Message):
     session_id: _builtins.str
     """Which session."""
     idempotency_key: _builtins.str
-    """Two calls of one user with one key switch once; empty: none was given."""
+    """Two calls of one user for one session with one key switch once; empty: none was given."""
     request_fingerprint: _builtins.bytes
-    """A digest of the request's body."""
+    """A digest of what the request says, of any length: equal for equal requests. Looked at only with an idempotency_key."""
     @_builtins.property
     def caller(self) -> _common_pb2.Caller:
         """Who asks."""
@@ -1246,13 +1280,13 @@ class ShareSessionRequest(_message.Message):
     session_id: _builtins.str
     """Which session."""
     user_id: _builtins.str
-    """With whom, 1 to 255 characters."""
+    """With whom, 1 to 255 characters, not blank; whether there is such a user nobody here knows."""
     permission: Global___Permission.ValueType
     """Read or write; unspecified: read."""
     idempotency_key: _builtins.str
-    """Two calls of one user with one key share once; empty: none was given."""
+    """Two calls of one user for one session with one key share once; empty: none was given."""
     request_fingerprint: _builtins.bytes
-    """A digest of the request's body."""
+    """A digest of what the request says, of any length: equal for equal requests. Looked at only with an idempotency_key."""
     @_builtins.property
     def caller(self) -> _common_pb2.Caller:
         """Who asks."""
@@ -1287,7 +1321,7 @@ class ShareSessionResponse(_message.Message):
     """False when the user had a share already; to a repeated call with a key, what the first one was told."""
     @_builtins.property
     def share(self) -> Global___Share:
-        """As stored; to a repeated call with a key, as it is now. NOT_FOUND when it was taken back since."""
+        """As stored; to a repeated call with a key, as it is now."""
 
     def __init__(
         self,
@@ -1550,7 +1584,7 @@ class GetTaskResponse(_message.Message):
 
     @_builtins.property
     def user_message(self) -> Global___Message:
-        """The message it answers."""
+        """The message it answers; unset when it was deleted since, and for a moment before it is stored."""
 
     def __init__(
         self,
@@ -1631,9 +1665,9 @@ class ClaimTasksRequest(_message.Message):
     WORKER_ID_FIELD_NUMBER: _builtins.int
     LIMIT_FIELD_NUMBER: _builtins.int
     worker_id: _builtins.str
-    """Names the worker process in logs."""
+    """Names the worker process, in logs only."""
     limit: _builtins.int
-    """At most this many, and never more than 16 at once: histories are long."""
+    """At most this many, 1 or more; never more than 16 are given at once, whose histories have 6 MiB together."""
     def __init__(
         self,
         *,
@@ -1668,17 +1702,17 @@ class ClaimedTask(_message.Message):
     CREATED_AT_FIELD_NUMBER: _builtins.int
     TRACEPARENT_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
-    """The task."""
+    """The task's UUID."""
     attempt: _builtins.int
-    """Fences every write of this run."""
+    """Fences every write of this run; 1 for the first claim."""
     held_nano: _builtins.int
-    """Nano-credits the run may spend."""
+    """Nano-credits the run may spend, over all its steps."""
     output_tokens: _builtins.int
-    """The longest answer the hold buys, in tokens."""
+    """The longest answer the hold buys, in tokens: the limit to give the provider."""
     user_message_id: _builtins.str
-    """The message to answer."""
+    """The UUID of the message to answer."""
     session_id: _builtins.str
-    """The session."""
+    """The session's UUID."""
     traceparent: _builtins.str
     """The trace that the run goes on with, as in W3C Trace Context; empty when the turn is not traced."""
     @_builtins.property
@@ -1699,7 +1733,7 @@ class ClaimedTask(_message.Message):
 
     @_builtins.property
     def deadline_at(self) -> _timestamp_pb2.Timestamp:
-        """When the task must have ended."""
+        """When the task must have ended; chat fails it itself soon after."""
 
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp:
@@ -1764,10 +1798,12 @@ class Step(_message.Message):
     MESSAGES_FIELD_NUMBER: _builtins.int
     USAGE_FIELD_NUMBER: _builtins.int
     number: _builtins.int
-    """From 1, in order."""
+    """From 1, in order, without a gap, over all attempts of the task."""
     @_builtins.property
     def messages(self) -> _containers.RepeatedCompositeFieldContainer[Global___Message]:
-        """The messages it adds: the assistant's call and the tools' results."""
+        """The messages it adds: the assistant's call and the tools' results. Of a message only role, content, tool_calls_json
+        and tool_call_id are looked at.
+        """
 
     @_builtins.property
     def usage(self) -> _billing_pb2.Usage:
@@ -1803,10 +1839,10 @@ class Heartbeat(_message.Message):
     attempt: _builtins.int
     """The claim's attempt."""
     text: _builtins.str
-    """The answer so far."""
+    """The answer so far, which is what remains of a cancelled run whose agent is gone. Long ones may be cut."""
     @_builtins.property
     def usage(self) -> _billing_pb2.Usage:
-        """What was consumed so far."""
+        """What was consumed so far, by all attempts."""
 
     def __init__(
         self,
@@ -1833,7 +1869,7 @@ class HeartbeatTasksRequest(_message.Message):
     HEARTBEATS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def heartbeats(self) -> _containers.RepeatedCompositeFieldContainer[Global___Heartbeat]:
-        """One for each run of the process."""
+        """One for each run of the process; in several calls when they don't fit 16 MiB."""
 
     def __init__(
         self,
@@ -1862,7 +1898,7 @@ class HeartbeatTasksResponse(_message.Message):
 
     @_builtins.property
     def cancelled_task_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Runs to cancel: close the provider call and complete with `cancelled`."""
+        """Runs to cancel: close the provider call and complete with `cancelled`, within 2 seconds; then chat does it."""
 
     def __init__(
         self,
@@ -1945,16 +1981,16 @@ class CompleteTaskRequest(_message.Message):
     attempt: _builtins.int
     """The claim's attempt."""
     content: _builtins.str
-    """The last answer, after the kept steps."""
+    """The last answer, after the kept steps. Empty and `cancelled`: no answer is stored."""
     finish_reason: _builtins.str
-    """stop, length, content_filter or cancelled."""
+    """stop, length or content_filter; `cancelled` makes it cancelled."""
     cancelled: _builtins.bool
     """True when the run was stopped at the user's wish."""
     last_event: _builtins.int
-    """The number of the last event the run has published."""
+    """The number of the last TaskEvent the run has published; 0: none. Chat's `ended` is the next one."""
     @_builtins.property
     def usage(self) -> _billing_pb2.Usage:
-        """What the whole run consumed."""
+        """What the whole run consumed, the kept steps of earlier attempts included; this is charged."""
 
     def __init__(
         self,
@@ -2009,11 +2045,11 @@ class FailTaskRequest(_message.Message):
     attempt: _builtins.int
     """The claim's attempt."""
     error_code: _builtins.str
-    """A stable snake_case word. Example: provider_timeout."""
+    """A stable snake_case word, one of those of Task.error_code. Example: provider_timeout."""
     error_detail: _builtins.str
     """The same in a sentence, without any of the conversation's text."""
     last_event: _builtins.int
-    """The number of the last event the run has published."""
+    """The number of the last TaskEvent the run has published; 0: none. Chat's `ended` is the next one."""
     @_builtins.property
     def usage(self) -> _billing_pb2.Usage:
         """What the run consumed until it failed; charged only when error_code is out_of_credits."""
@@ -2055,7 +2091,9 @@ Global___FailTaskResponse: _TypeAlias = FailTaskResponse  # noqa: Y015
 
 @_typing.final
 class TaskStatus(_message.Message):
-    """What the status bucket holds for a task: state and times, never text."""
+    """What NATS' key-value bucket `backendai_tasks` holds for a task, under its id, for an hour: state and times, never
+    text. A hint: GetTask knows.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -2070,16 +2108,16 @@ class TaskStatus(_message.Message):
     attempt: _builtins.int
     """The attempt that wrote it."""
     user_message_id: _builtins.str
-    """The message it answers."""
+    """The UUID of the message it answers; empty once it has ended."""
     held_nano: _builtins.int
-    """Nano-credits set aside."""
+    """Nano-credits set aside; 0 once it has ended."""
     @_builtins.property
     def updated_at(self) -> _timestamp_pb2.Timestamp:
         """When it was written."""
 
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp:
-        """When the task was accepted."""
+        """When the task was accepted; unset once it has ended."""
 
     def __init__(
         self,
@@ -2101,7 +2139,9 @@ Global___TaskStatus: _TypeAlias = TaskStatus  # noqa: Y015
 
 @_typing.final
 class TaskEvent(_message.Message):
-    """What is published while a task runs, on backendai.events.<task id>."""
+    """What is published while a task runs, on `backendai.events.<task id>`; NATS keeps it for an hour, less under load. Any
+    of it may be lost: GetTask knows how the task has ended.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -2115,7 +2155,7 @@ class TaskEvent(_message.Message):
     attempt: _builtins.int
     """The attempt that publishes; events of a lower one are dropped."""
     seq: _builtins.int
-    """From 1, per attempt."""
+    """From 1, in order, per attempt."""
     delta: _builtins.str
     """A piece of the answer."""
     @_builtins.property
@@ -2132,7 +2172,9 @@ class TaskEvent(_message.Message):
 
     @_builtins.property
     def ended(self) -> Global___Task:
-        """The task has ended, as stored and settled. Published by chat, once."""
+        """The task has ended, as stored and, unless billing is away, settled. Published by chat, last. Without ai_messages
+        when they are too long for NATS (900 kB): GetTask has them.
+        """
 
     def __init__(
         self,
@@ -2230,7 +2272,7 @@ Global___ToolResult: _TypeAlias = ToolResult  # noqa: Y015
 
 @_typing.final
 class BindIdempotencyKeyRequest(_message.Message):
-    """Names a request and its work."""
+    """Names a request and its work. Route and key are not empty."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -2244,7 +2286,7 @@ class BindIdempotencyKeyRequest(_message.Message):
     idempotency_key: _builtins.str
     """The client's key."""
     request_fingerprint: _builtins.bytes
-    """A digest of the request's body."""
+    """A digest of what the request says, of any length: equal for equal requests. Looked at only with an idempotency_key."""
     resource_id: _builtins.str
     """The UUID that the work goes by, if the key is free."""
     @_builtins.property

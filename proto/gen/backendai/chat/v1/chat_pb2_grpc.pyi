@@ -27,111 +27,468 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class ChatServiceStub:
-    """What users do with sessions and messages. Only the gateway calls it, for the caller that it names."""
+    """What users do with sessions and messages. Only the gateway calls it, for the caller that it names.
+
+    A session is visible to its owner, as long as the owner is a member of the workspace, and to the users it is shared
+    with, members or guests. Everyone else, admins included, gets NOT_FOUND, as for one that does not exist. An id that
+    is no UUID names nothing and is NOT_FOUND too.
+
+    Idempotency keys: 1 to 255 printable ASCII characters, kept for 24 hours, told apart by user, method and session (for
+    CreateSession: workspace). A call that was refused leaves its key free.
+
+    Within backendai.chat.v1 things are added and never removed or changed.
+
+    Errors of every method:
+    - INVALID_ARGUMENT INVALID_ARGUMENT: a field is not as its comment says, the caller's among them.
+    - PERMISSION_DENIED CALLER_NOT_ALLOWED: the certificate is not one of the method's callers.
+    - UNAVAILABLE UNAVAILABLE: Postgres, or billing where a turn needs it, can't be reached.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> ChatServiceAsyncStub: ...
     CreateSession: _grpc.UnaryUnaryMultiCallable[_chat_pb2.CreateSessionRequest, _chat_pb2.CreateSessionResponse]
-    """Opens a session, if the workspace can pay for a first answer.
-    FAILED_PRECONDITION insufficient_credits; INVALID_ARGUMENT model_unknown, provider_not_configured, framework_not_available.
+    """Opens a session, if the workspace can pay for a first answer. Holds nothing.
+
+    Repeat: only with an idempotency_key: the same request again returns the session as it is now, also when it could
+    not be opened now. Without a key a repeated call opens another session.
+
+    Errors:
+    - NOT_FOUND NOT_FOUND: the caller is a guest of the workspace; or the key's session was deleted since.
+    - PERMISSION_DENIED PERMISSION_DENIED: the caller is a viewer.
+    - FAILED_PRECONDITION INSUFFICIENT_CREDITS: nothing is available in the workspace.
+    - INVALID_ARGUMENT MODEL_UNKNOWN: no such provider and model in the price list.
+    - INVALID_ARGUMENT PROVIDER_NOT_CONFIGURED: no key for the provider.
+    - INVALID_ARGUMENT FRAMEWORK_NOT_AVAILABLE: this installation can't run it.
+    - INVALID_ARGUMENT IDEMPOTENCY_KEY_REUSED: the key has opened a session with another fingerprint.
     """
     GetSession: _grpc.UnaryUnaryMultiCallable[_chat_pb2.GetSessionRequest, _chat_pb2.GetSessionResponse]
-    """One session the caller may see. NOT_FOUND otherwise."""
+    """One session the caller may see.
+
+    Errors:
+    - NOT_FOUND NOT_FOUND: the session is unknown, deleted, or not visible to the caller.
+    """
     ListSessions: _grpc.UnaryUnaryMultiCallable[_chat_pb2.ListSessionsRequest, _chat_pb2.ListSessionsResponse]
-    """The sessions the caller owns or that are shared with it, newest activity first."""
+    """The sessions the caller owns or that are shared with it, newest activity first; with words to search for, the
+    caller's own that have them, best first.
+
+    Errors:
+    - NOT_FOUND NOT_FOUND: the caller is a guest of the workspace to whom nothing in it is shared, or who searches.
+    - INVALID_ARGUMENT INVALID_CURSOR: begin again at the first page.
+    """
     UpdateSession: _grpc.UnaryUnaryMultiCallable[_chat_pb2.UpdateSessionRequest, _chat_pb2.UpdateSessionResponse]
-    """Replaces the settings named in the mask. PERMISSION_DENIED unless owner; FAILED_PRECONDITION version_mismatch."""
+    """Replaces the settings named in the mask. Owner only. A change of provider, model or framework is refused if a
+    session could not be opened so. A run that has begun goes on with the settings it began with.
+
+    Repeat: sets the same values again. With if_version a repeated call that had been done before is VERSION_MISMATCH:
+    read the session to tell.
+
+    Errors:
+    - NOT_FOUND NOT_FOUND: the session is unknown, deleted, or not visible to the caller.
+    - PERMISSION_DENIED PERMISSION_DENIED: the caller can see the session but does not own it.
+    - FAILED_PRECONDITION VERSION_MISMATCH: read the session and decide again.
+    - INVALID_ARGUMENT MODEL_UNKNOWN: no such provider and model in the price list.
+    - INVALID_ARGUMENT PROVIDER_NOT_CONFIGURED: no key for the provider.
+    - INVALID_ARGUMENT FRAMEWORK_NOT_AVAILABLE: this installation can't run it.
+    """
     DeleteSession: _grpc.UnaryUnaryMultiCallable[_chat_pb2.DeleteSessionRequest, _chat_pb2.DeleteSessionResponse]
-    """Deletes a session and cancels its task. Allowed to its owner and to owners and admins of its workspace."""
+    """Deletes a session and cancels its task: what that has used is paid, and nothing of it is stored. Allowed to its
+    owner and to owners and admins of its workspace.
+
+    Repeat: NOT_FOUND says that it is gone.
+
+    Errors:
+    - NOT_FOUND NOT_FOUND: the session is unknown, deleted, or not visible to the caller.
+    - PERMISSION_DENIED PERMISSION_DENIED: the session is shared with the caller, who neither owns it nor administers
+      the workspace.
+    - FAILED_PRECONDITION VERSION_MISMATCH: read the session and decide again.
+    """
     ListMessages: _grpc.UnaryUnaryMultiCallable[_chat_pb2.ListMessagesRequest, _chat_pb2.ListMessagesResponse]
-    """The messages of a session, by sequence number."""
+    """The messages of a session, by sequence number.
+
+    Errors:
+    - NOT_FOUND NOT_FOUND: the session is unknown, deleted, or not visible to the caller.
+    - INVALID_ARGUMENT INVALID_CURSOR: begin again at the first page.
+    """
     GetMessage: _grpc.UnaryUnaryMultiCallable[_chat_pb2.GetMessageRequest, _chat_pb2.GetMessageResponse]
-    """One message."""
+    """One message.
+
+    Errors:
+    - NOT_FOUND NOT_FOUND: the session is unknown, deleted, or not visible to the caller, or has no such message.
+    """
     SendMessage: _grpc.UnaryUnaryMultiCallable[_chat_pb2.SendMessageRequest, _chat_pb2.SendMessageResponse]
-    """Stores a user message and queues the run that answers it. Acknowledged means committed.
-    ABORTED task_in_progress; FAILED_PRECONDITION insufficient_credits, session_not_active;
-    INVALID_ARGUMENT context_too_long, idempotency_key_reused.
+    """Stores a user message and queues the run that answers it. Answered means committed: from then on the task ends,
+    within TASK_DEADLINE_S (600 seconds unless set) and a minute, whatever dies. Follow it with GetTask, every second
+    or so, or on NATS: subscribe to `backendai.events.<task_id>` before this call. A call that is cancelled goes on.
+
+    Repeat: only with an idempotency_key: the same request again returns the first one's task in its present state. It
+    waits 4 seconds for a twin that is being accepted, and is then UNAVAILABLE. Without a key ask GetTask for the
+    request's task_id: NOT_FOUND 20 seconds later says that it was not taken.
+
+    Errors:
+    - NOT_FOUND NOT_FOUND: the session is unknown, deleted, or not visible to the caller, or was deleted meanwhile; or
+      task_id is no UUID.
+    - PERMISSION_DENIED PERMISSION_DENIED: the caller may only read the session, or is a viewer.
+    - ABORTED TASK_IN_PROGRESS: wait for the task that the metadata names, or cancel it. Goes before
+      INSUFFICIENT_CREDITS.
+    - FAILED_PRECONDITION SESSION_NOT_ACTIVE: its owner can make it active again.
+    - FAILED_PRECONDITION INSUFFICIENT_CREDITS: too few for the prompt and 256 tokens of an answer, or for all of the
+      session's `max_tokens`. Nothing is stored.
+    - FAILED_PRECONDITION HOLD_RELEASED: this call was stuck for longer than 15 seconds and given up; send again.
+    - INVALID_ARGUMENT CONTEXT_TOO_LONG: system prompt and message alone don't fit the model's context window.
+    - INVALID_ARGUMENT MODEL_UNKNOWN: the price list has lost the session's model.
+    - INVALID_ARGUMENT PROVIDER_NOT_CONFIGURED: no key for the provider.
+    - INVALID_ARGUMENT PRICE_UNKNOWN: the price list has just lost the session's model.
+    - INVALID_ARGUMENT IDEMPOTENCY_KEY_REUSED: the key was used with another fingerprint.
     """
     RegenerateAnswer: _grpc.UnaryUnaryMultiCallable[_chat_pb2.RegenerateAnswerRequest, _chat_pb2.RegenerateAnswerResponse]
-    """Runs the session's last user message again; its new answer replaces the old one when it is stored.
-    As SendMessage, and FAILED_PRECONDITION nothing_to_regenerate.
+    """Runs the session's last user message again. Its new answer replaces the old one when it is stored; a run that fails
+    leaves the old one.
+
+    Repeat: as SendMessage.
+
+    Errors:
+    - NOT_FOUND NOT_FOUND: the session is unknown, deleted, or not visible to the caller; or task_id is no UUID.
+    - PERMISSION_DENIED PERMISSION_DENIED: the caller may only read the session, or is a viewer.
+    - ABORTED TASK_IN_PROGRESS: wait for the task that the metadata names, or cancel it. Goes before
+      INSUFFICIENT_CREDITS.
+    - FAILED_PRECONDITION NOTHING_TO_REGENERATE: the session has no user message, or it was deleted meanwhile.
+    - FAILED_PRECONDITION SESSION_NOT_ACTIVE: its owner can make it active again.
+    - FAILED_PRECONDITION INSUFFICIENT_CREDITS: as SendMessage.
+    - FAILED_PRECONDITION HOLD_RELEASED: as SendMessage.
+    - INVALID_ARGUMENT CONTEXT_TOO_LONG: the system prompt has grown since.
+    - INVALID_ARGUMENT MODEL_UNKNOWN: the price list has lost the session's model.
+    - INVALID_ARGUMENT PROVIDER_NOT_CONFIGURED: no key for the provider.
+    - INVALID_ARGUMENT PRICE_UNKNOWN: as SendMessage.
+    - INVALID_ARGUMENT IDEMPOTENCY_KEY_REUSED: the key was used with another fingerprint.
     """
     DeleteMessage: _grpc.UnaryUnaryMultiCallable[_chat_pb2.DeleteMessageRequest, _chat_pb2.DeleteMessageResponse]
-    """Deletes an answer, or a user message with its whole turn. Owner only. ABORTED task_in_progress while a task runs."""
+    """Deletes an answer, or a user message with its whole turn. Owner only.
+
+    Repeat: NOT_FOUND says that it is gone.
+
+    Errors:
+    - NOT_FOUND NOT_FOUND: the session is unknown, deleted, or not visible to the caller, or has no such message.
+    - PERMISSION_DENIED PERMISSION_DENIED: the caller can see the session but does not own it.
+    - ABORTED TASK_IN_PROGRESS: wait for the task that the metadata names, or cancel it.
+    """
     TogglePublic: _grpc.UnaryUnaryMultiCallable[_chat_pb2.TogglePublicRequest, _chat_pb2.TogglePublicResponse]
-    """Switches the public link on, each time with a new id, or off. Owner only."""
+    """Switches the public link on, each time with a new id, or off: the old link is dead at once. Owner only.
+
+    Repeat: only with an idempotency_key: the same request again changes nothing and returns the session as it is now.
+    Without a key a repeated call switches back.
+
+    Errors:
+    - NOT_FOUND NOT_FOUND: the session is unknown, deleted, or not visible to the caller.
+    - PERMISSION_DENIED PERMISSION_DENIED: the caller can see the session but does not own it.
+    - INVALID_ARGUMENT IDEMPOTENCY_KEY_REUSED: the key was used with another fingerprint.
+    """
     ShareSession: _grpc.UnaryUnaryMultiCallable[_chat_pb2.ShareSessionRequest, _chat_pb2.ShareSessionResponse]
-    """Lets a user reach this one session. Owner only. INVALID_ARGUMENT share_with_owner."""
+    """Lets a user reach this one session, or changes what it may do there. Owner only.
+
+    Repeat: gives the same share again; `created` is then false. With an idempotency_key a repeated call changes
+    nothing, also when the share was changed since.
+
+    Errors:
+    - NOT_FOUND NOT_FOUND: the session is unknown, deleted, or not visible to the caller; or the key's share was taken
+      back since.
+    - PERMISSION_DENIED PERMISSION_DENIED: the caller can see the session but does not own it.
+    - INVALID_ARGUMENT SHARE_WITH_OWNER: name another user.
+    - INVALID_ARGUMENT IDEMPOTENCY_KEY_REUSED: the key was used with another fingerprint.
+    """
     ListShares: _grpc.UnaryUnaryMultiCallable[_chat_pb2.ListSharesRequest, _chat_pb2.ListSharesResponse]
-    """Who else can reach a session. Owner only."""
+    """Who else can reach a session. Owner only.
+
+    Errors:
+    - NOT_FOUND NOT_FOUND: the session is unknown, deleted, or not visible to the caller.
+    - PERMISSION_DENIED PERMISSION_DENIED: the caller can see the session but does not own it.
+    - INVALID_ARGUMENT INVALID_CURSOR: begin again at the first page.
+    """
     RevokeShare: _grpc.UnaryUnaryMultiCallable[_chat_pb2.RevokeShareRequest, _chat_pb2.RevokeShareResponse]
-    """Takes a share back. Owner only. NOT_FOUND when there is none."""
+    """Takes a share back. Owner only.
+
+    Repeat: NOT_FOUND says that it is gone.
+
+    Errors:
+    - NOT_FOUND NOT_FOUND: the session is unknown, deleted, or not visible to the caller, or is not shared with that
+      user.
+    - PERMISSION_DENIED PERMISSION_DENIED: the caller can see the session but does not own it.
+    """
     GetPublicSession: _grpc.UnaryUnaryMultiCallable[_chat_pb2.GetPublicSessionRequest, _chat_pb2.GetPublicSessionResponse]
-    """What a public link shows to anyone. NOT_FOUND for a link that is unknown or switched off."""
+    """What a public link shows to anyone.
+
+    Errors:
+    - NOT_FOUND NOT_FOUND: the link is unknown or switched off, or its session deleted.
+    """
     GetTask: _grpc.UnaryUnaryMultiCallable[_chat_pb2.GetTaskRequest, _chat_pb2.GetTaskResponse]
-    """A task of a session the caller may see."""
+    """A task of a session the caller may see. A task that has ended never changes but for its charge, which follows soon;
+    its answer is gone when it was deleted or replaced since.
+
+    Errors:
+    - NOT_FOUND NOT_FOUND: the session is unknown, deleted, or not visible to the caller, or has no such task.
+    """
     CancelTask: _grpc.UnaryUnaryMultiCallable[_chat_pb2.CancelTaskRequest, _chat_pb2.CancelTaskResponse]
-    """Cancels a task and returns it in its final state, also when it had ended before."""
+    """Cancels a task and returns it in its final state, also when it had ended before. What was written is kept as an
+    answer with the finish reason `cancelled`, what was used is charged. Allowed to whoever may send.
+
+    Repeat: returns the task as it ended.
+
+    Deadline: 10 seconds: a run gets 2 to stop by itself, and the answer waits 2 more for the charge.
+
+    Errors:
+    - NOT_FOUND NOT_FOUND: the session is unknown, deleted, or not visible to the caller, or has no such task.
+    - PERMISSION_DENIED PERMISSION_DENIED: the caller may only read the session, or is a viewer.
+    """
     BindIdempotencyKey: _grpc.UnaryUnaryMultiCallable[_chat_pb2.BindIdempotencyKeyRequest, _chat_pb2.BindIdempotencyKeyResponse]
     """Binds the idempotency key of a request that another service does to the id that the work goes by, for 24 hours.
-    A repeated call returns the first one's id. INVALID_ARGUMENT idempotency_key_reused for another body.
+
+    Repeat: by the caller's user and workspace, route and key; returns the first call's id.
+
+    Errors:
+    - NOT_FOUND NOT_FOUND: resource_id is no UUID.
+    - INVALID_ARGUMENT IDEMPOTENCY_KEY_REUSED: the key is bound with another fingerprint.
     """
 
 @_typing.type_check_only
 class ChatServiceAsyncStub(ChatServiceStub):
-    """What users do with sessions and messages. Only the gateway calls it, for the caller that it names."""
+    """What users do with sessions and messages. Only the gateway calls it, for the caller that it names.
+
+    A session is visible to its owner, as long as the owner is a member of the workspace, and to the users it is shared
+    with, members or guests. Everyone else, admins included, gets NOT_FOUND, as for one that does not exist. An id that
+    is no UUID names nothing and is NOT_FOUND too.
+
+    Idempotency keys: 1 to 255 printable ASCII characters, kept for 24 hours, told apart by user, method and session (for
+    CreateSession: workspace). A call that was refused leaves its key free.
+
+    Within backendai.chat.v1 things are added and never removed or changed.
+
+    Errors of every method:
+    - INVALID_ARGUMENT INVALID_ARGUMENT: a field is not as its comment says, the caller's among them.
+    - PERMISSION_DENIED CALLER_NOT_ALLOWED: the certificate is not one of the method's callers.
+    - UNAVAILABLE UNAVAILABLE: Postgres, or billing where a turn needs it, can't be reached.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateSession: _aio.UnaryUnaryMultiCallable[_chat_pb2.CreateSessionRequest, _chat_pb2.CreateSessionResponse]  # type: ignore[assignment]
-    """Opens a session, if the workspace can pay for a first answer.
-    FAILED_PRECONDITION insufficient_credits; INVALID_ARGUMENT model_unknown, provider_not_configured, framework_not_available.
+    """Opens a session, if the workspace can pay for a first answer. Holds nothing.
+
+    Repeat: only with an idempotency_key: the same request again returns the session as it is now, also when it could
+    not be opened now. Without a key a repeated call opens another session.
+
+    Errors:
+    - NOT_FOUND NOT_FOUND: the caller is a guest of the workspace; or the key's session was deleted since.
+    - PERMISSION_DENIED PERMISSION_DENIED: the caller is a viewer.
+    - FAILED_PRECONDITION INSUFFICIENT_CREDITS: nothing is available in the workspace.
+    - INVALID_ARGUMENT MODEL_UNKNOWN: no such provider and model in the price list.
+    - INVALID_ARGUMENT PROVIDER_NOT_CONFIGURED: no key for the provider.
+    - INVALID_ARGUMENT FRAMEWORK_NOT_AVAILABLE: this installation can't run it.
+    - INVALID_ARGUMENT IDEMPOTENCY_KEY_REUSED: the key has opened a session with another fingerprint.
     """
     GetSession: _aio.UnaryUnaryMultiCallable[_chat_pb2.GetSessionRequest, _chat_pb2.GetSessionResponse]  # type: ignore[assignment]
-    """One session the caller may see. NOT_FOUND otherwise."""
+    """One session the caller may see.
+
+    Errors:
+    - NOT_FOUND NOT_FOUND: the session is unknown, deleted, or not visible to the caller.
+    """
     ListSessions: _aio.UnaryUnaryMultiCallable[_chat_pb2.ListSessionsRequest, _chat_pb2.ListSessionsResponse]  # type: ignore[assignment]
-    """The sessions the caller owns or that are shared with it, newest activity first."""
+    """The sessions the caller owns or that are shared with it, newest activity first; with words to search for, the
+    caller's own that have them, best first.
+
+    Errors:
+    - NOT_FOUND NOT_FOUND: the caller is a guest of the workspace to whom nothing in it is shared, or who searches.
+    - INVALID_ARGUMENT INVALID_CURSOR: begin again at the first page.
+    """
     UpdateSession: _aio.UnaryUnaryMultiCallable[_chat_pb2.UpdateSessionRequest, _chat_pb2.UpdateSessionResponse]  # type: ignore[assignment]
-    """Replaces the settings named in the mask. PERMISSION_DENIED unless owner; FAILED_PRECONDITION version_mismatch."""
+    """Replaces the settings named in the mask. Owner only. A change of provider, model or framework is refused if a
+    session could not be opened so. A run that has begun goes on with the settings it began with.
+
+    Repeat: sets the same values again. With if_version a repeated call that had been done before is VERSION_MISMATCH:
+    read the session to tell.
+
+    Errors:
+    - NOT_FOUND NOT_FOUND: the session is unknown, deleted, or not visible to the caller.
+    - PERMISSION_DENIED PERMISSION_DENIED: the caller can see the session but does not own it.
+    - FAILED_PRECONDITION VERSION_MISMATCH: read the session and decide again.
+    - INVALID_ARGUMENT MODEL_UNKNOWN: no such provider and model in the price list.
+    - INVALID_ARGUMENT PROVIDER_NOT_CONFIGURED: no key for the provider.
+    - INVALID_ARGUMENT FRAMEWORK_NOT_AVAILABLE: this installation can't run it.
+    """
     DeleteSession: _aio.UnaryUnaryMultiCallable[_chat_pb2.DeleteSessionRequest, _chat_pb2.DeleteSessionResponse]  # type: ignore[assignment]
-    """Deletes a session and cancels its task. Allowed to its owner and to owners and admins of its workspace."""
+    """Deletes a session and cancels its task: what that has used is paid, and nothing of it is stored. Allowed to its
+    owner and to owners and admins of its workspace.
+
+    Repeat: NOT_FOUND says that it is gone.
+
+    Errors:
+    - NOT_FOUND NOT_FOUND: the session is unknown, deleted, or not visible to the caller.
+    - PERMISSION_DENIED PERMISSION_DENIED: the session is shared with the caller, who neither owns it nor administers
+      the workspace.
+    - FAILED_PRECONDITION VERSION_MISMATCH: read the session and decide again.
+    """
     ListMessages: _aio.UnaryUnaryMultiCallable[_chat_pb2.ListMessagesRequest, _chat_pb2.ListMessagesResponse]  # type: ignore[assignment]
-    """The messages of a session, by sequence number."""
+    """The messages of a session, by sequence number.
+
+    Errors:
+    - NOT_FOUND NOT_FOUND: the session is unknown, deleted, or not visible to the caller.
+    - INVALID_ARGUMENT INVALID_CURSOR: begin again at the first page.
+    """
     GetMessage: _aio.UnaryUnaryMultiCallable[_chat_pb2.GetMessageRequest, _chat_pb2.GetMessageResponse]  # type: ignore[assignment]
-    """One message."""
+    """One message.
+
+    Errors:
+    - NOT_FOUND NOT_FOUND: the session is unknown, deleted, or not visible to the caller, or has no such message.
+    """
     SendMessage: _aio.UnaryUnaryMultiCallable[_chat_pb2.SendMessageRequest, _chat_pb2.SendMessageResponse]  # type: ignore[assignment]
-    """Stores a user message and queues the run that answers it. Acknowledged means committed.
-    ABORTED task_in_progress; FAILED_PRECONDITION insufficient_credits, session_not_active;
-    INVALID_ARGUMENT context_too_long, idempotency_key_reused.
+    """Stores a user message and queues the run that answers it. Answered means committed: from then on the task ends,
+    within TASK_DEADLINE_S (600 seconds unless set) and a minute, whatever dies. Follow it with GetTask, every second
+    or so, or on NATS: subscribe to `backendai.events.<task_id>` before this call. A call that is cancelled goes on.
+
+    Repeat: only with an idempotency_key: the same request again returns the first one's task in its present state. It
+    waits 4 seconds for a twin that is being accepted, and is then UNAVAILABLE. Without a key ask GetTask for the
+    request's task_id: NOT_FOUND 20 seconds later says that it was not taken.
+
+    Errors:
+    - NOT_FOUND NOT_FOUND: the session is unknown, deleted, or not visible to the caller, or was deleted meanwhile; or
+      task_id is no UUID.
+    - PERMISSION_DENIED PERMISSION_DENIED: the caller may only read the session, or is a viewer.
+    - ABORTED TASK_IN_PROGRESS: wait for the task that the metadata names, or cancel it. Goes before
+      INSUFFICIENT_CREDITS.
+    - FAILED_PRECONDITION SESSION_NOT_ACTIVE: its owner can make it active again.
+    - FAILED_PRECONDITION INSUFFICIENT_CREDITS: too few for the prompt and 256 tokens of an answer, or for all of the
+      session's `max_tokens`. Nothing is stored.
+    - FAILED_PRECONDITION HOLD_RELEASED: this call was stuck for longer than 15 seconds and given up; send again.
+    - INVALID_ARGUMENT CONTEXT_TOO_LONG: system prompt and message alone don't fit the model's context window.
+    - INVALID_ARGUMENT MODEL_UNKNOWN: the price list has lost the session's model.
+    - INVALID_ARGUMENT PROVIDER_NOT_CONFIGURED: no key for the provider.
+    - INVALID_ARGUMENT PRICE_UNKNOWN: the price list has just lost the session's model.
+    - INVALID_ARGUMENT IDEMPOTENCY_KEY_REUSED: the key was used with another fingerprint.
     """
     RegenerateAnswer: _aio.UnaryUnaryMultiCallable[_chat_pb2.RegenerateAnswerRequest, _chat_pb2.RegenerateAnswerResponse]  # type: ignore[assignment]
-    """Runs the session's last user message again; its new answer replaces the old one when it is stored.
-    As SendMessage, and FAILED_PRECONDITION nothing_to_regenerate.
+    """Runs the session's last user message again. Its new answer replaces the old one when it is stored; a run that fails
+    leaves the old one.
+
+    Repeat: as SendMessage.
+
+    Errors:
+    - NOT_FOUND NOT_FOUND: the session is unknown, deleted, or not visible to the caller; or task_id is no UUID.
+    - PERMISSION_DENIED PERMISSION_DENIED: the caller may only read the session, or is a viewer.
+    - ABORTED TASK_IN_PROGRESS: wait for the task that the metadata names, or cancel it. Goes before
+      INSUFFICIENT_CREDITS.
+    - FAILED_PRECONDITION NOTHING_TO_REGENERATE: the session has no user message, or it was deleted meanwhile.
+    - FAILED_PRECONDITION SESSION_NOT_ACTIVE: its owner can make it active again.
+    - FAILED_PRECONDITION INSUFFICIENT_CREDITS: as SendMessage.
+    - FAILED_PRECONDITION HOLD_RELEASED: as SendMessage.
+    - INVALID_ARGUMENT CONTEXT_TOO_LONG: the system prompt has grown since.
+    - INVALID_ARGUMENT MODEL_UNKNOWN: the price list has lost the session's model.
+    - INVALID_ARGUMENT PROVIDER_NOT_CONFIGURED: no key for the provider.
+    - INVALID_ARGUMENT PRICE_UNKNOWN: as SendMessage.
+    - INVALID_ARGUMENT IDEMPOTENCY_KEY_REUSED: the key was used with another fingerprint.
     """
     DeleteMessage: _aio.UnaryUnaryMultiCallable[_chat_pb2.DeleteMessageRequest, _chat_pb2.DeleteMessageResponse]  # type: ignore[assignment]
-    """Deletes an answer, or a user message with its whole turn. Owner only. ABORTED task_in_progress while a task runs."""
+    """Deletes an answer, or a user message with its whole turn. Owner only.
+
+    Repeat: NOT_FOUND says that it is gone.
+
+    Errors:
+    - NOT_FOUND NOT_FOUND: the session is unknown, deleted, or not visible to the caller, or has no such message.
+    - PERMISSION_DENIED PERMISSION_DENIED: the caller can see the session but does not own it.
+    - ABORTED TASK_IN_PROGRESS: wait for the task that the metadata names, or cancel it.
+    """
     TogglePublic: _aio.UnaryUnaryMultiCallable[_chat_pb2.TogglePublicRequest, _chat_pb2.TogglePublicResponse]  # type: ignore[assignment]
-    """Switches the public link on, each time with a new id, or off. Owner only."""
+    """Switches the public link on, each time with a new id, or off: the old link is dead at once. Owner only.
+
+    Repeat: only with an idempotency_key: the same request again changes nothing and returns the session as it is now.
+    Without a key a repeated call switches back.
+
+    Errors:
+    - NOT_FOUND NOT_FOUND: the session is unknown, deleted, or not visible to the caller.
+    - PERMISSION_DENIED PERMISSION_DENIED: the caller can see the session but does not own it.
+    - INVALID_ARGUMENT IDEMPOTENCY_KEY_REUSED: the key was used with another fingerprint.
+    """
     ShareSession: _aio.UnaryUnaryMultiCallable[_chat_pb2.ShareSessionRequest, _chat_pb2.ShareSessionResponse]  # type: ignore[assignment]
-    """Lets a user reach this one session. Owner only. INVALID_ARGUMENT share_with_owner."""
+    """Lets a user reach this one session, or changes what it may do there. Owner only.
+
+    Repeat: gives the same share again; `created` is then false. With an idempotency_key a repeated call changes
+    nothing, also when the share was changed since.
+
+    Errors:
+    - NOT_FOUND NOT_FOUND: the session is unknown, deleted, or not visible to the caller; or the key's share was taken
+      back since.
+    - PERMISSION_DENIED PERMISSION_DENIED: the caller can see the session but does not own it.
+    - INVALID_ARGUMENT SHARE_WITH_OWNER: name another user.
+    - INVALID_ARGUMENT IDEMPOTENCY_KEY_REUSED: the key was used with another fingerprint.
+    """
     ListShares: _aio.UnaryUnaryMultiCallable[_chat_pb2.ListSharesRequest, _chat_pb2.ListSharesResponse]  # type: ignore[assignment]
-    """Who else can reach a session. Owner only."""
+    """Who else can reach a session. Owner only.
+
+    Errors:
+    - NOT_FOUND NOT_FOUND: the session is unknown, deleted, or not visible to the caller.
+    - PERMISSION_DENIED PERMISSION_DENIED: the caller can see the session but does not own it.
+    - INVALID_ARGUMENT INVALID_CURSOR: begin again at the first page.
+    """
     RevokeShare: _aio.UnaryUnaryMultiCallable[_chat_pb2.RevokeShareRequest, _chat_pb2.RevokeShareResponse]  # type: ignore[assignment]
-    """Takes a share back. Owner only. NOT_FOUND when there is none."""
+    """Takes a share back. Owner only.
+
+    Repeat: NOT_FOUND says that it is gone.
+
+    Errors:
+    - NOT_FOUND NOT_FOUND: the session is unknown, deleted, or not visible to the caller, or is not shared with that
+      user.
+    - PERMISSION_DENIED PERMISSION_DENIED: the caller can see the session but does not own it.
+    """
     GetPublicSession: _aio.UnaryUnaryMultiCallable[_chat_pb2.GetPublicSessionRequest, _chat_pb2.GetPublicSessionResponse]  # type: ignore[assignment]
-    """What a public link shows to anyone. NOT_FOUND for a link that is unknown or switched off."""
+    """What a public link shows to anyone.
+
+    Errors:
+    - NOT_FOUND NOT_FOUND: the link is unknown or switched off, or its session deleted.
+    """
     GetTask: _aio.UnaryUnaryMultiCallable[_chat_pb2.GetTaskRequest, _chat_pb2.GetTaskResponse]  # type: ignore[assignment]
-    """A task of a session the caller may see."""
+    """A task of a session the caller may see. A task that has ended never changes but for its charge, which follows soon;
+    its answer is gone when it was deleted or replaced since.
+
+    Errors:
+    - NOT_FOUND NOT_FOUND: the session is unknown, deleted, or not visible to the caller, or has no such task.
+    """
     CancelTask: _aio.UnaryUnaryMultiCallable[_chat_pb2.CancelTaskRequest, _chat_pb2.CancelTaskResponse]  # type: ignore[assignment]
-    """Cancels a task and returns it in its final state, also when it had ended before."""
+    """Cancels a task and returns it in its final state, also when it had ended before. What was written is kept as an
+    answer with the finish reason `cancelled`, what was used is charged. Allowed to whoever may send.
+
+    Repeat: returns the task as it ended.
+
+    Deadline: 10 seconds: a run gets 2 to stop by itself, and the answer waits 2 more for the charge.
+
+    Errors:
+    - NOT_FOUND NOT_FOUND: the session is unknown, deleted, or not visible to the caller, or has no such task.
+    - PERMISSION_DENIED PERMISSION_DENIED: the caller may only read the session, or is a viewer.
+    """
     BindIdempotencyKey: _aio.UnaryUnaryMultiCallable[_chat_pb2.BindIdempotencyKeyRequest, _chat_pb2.BindIdempotencyKeyResponse]  # type: ignore[assignment]
     """Binds the idempotency key of a request that another service does to the id that the work goes by, for 24 hours.
-    A repeated call returns the first one's id. INVALID_ARGUMENT idempotency_key_reused for another body.
+
+    Repeat: by the caller's user and workspace, route and key; returns the first call's id.
+
+    Errors:
+    - NOT_FOUND NOT_FOUND: resource_id is no UUID.
+    - INVALID_ARGUMENT IDEMPOTENCY_KEY_REUSED: the key is bound with another fingerprint.
     """
 
 class ChatServiceServicer(metaclass=_abc_1.ABCMeta):
-    """What users do with sessions and messages. Only the gateway calls it, for the caller that it names."""
+    """What users do with sessions and messages. Only the gateway calls it, for the caller that it names.
+
+    A session is visible to its owner, as long as the owner is a member of the workspace, and to the users it is shared
+    with, members or guests. Everyone else, admins included, gets NOT_FOUND, as for one that does not exist. An id that
+    is no UUID names nothing and is NOT_FOUND too.
+
+    Idempotency keys: 1 to 255 printable ASCII characters, kept for 24 hours, told apart by user, method and session (for
+    CreateSession: workspace). A call that was refused leaves its key free.
+
+    Within backendai.chat.v1 things are added and never removed or changed.
+
+    Errors of every method:
+    - INVALID_ARGUMENT INVALID_ARGUMENT: a field is not as its comment says, the caller's among them.
+    - PERMISSION_DENIED CALLER_NOT_ALLOWED: the certificate is not one of the method's callers.
+    - UNAVAILABLE UNAVAILABLE: Postgres, or billing where a turn needs it, can't be reached.
+    """
 
     @_abc_1.abstractmethod
     def CreateSession(
@@ -139,8 +496,19 @@ class ChatServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _chat_pb2.CreateSessionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_chat_pb2.CreateSessionResponse, _abc.Awaitable[_chat_pb2.CreateSessionResponse]]:
-        """Opens a session, if the workspace can pay for a first answer.
-        FAILED_PRECONDITION insufficient_credits; INVALID_ARGUMENT model_unknown, provider_not_configured, framework_not_available.
+        """Opens a session, if the workspace can pay for a first answer. Holds nothing.
+
+        Repeat: only with an idempotency_key: the same request again returns the session as it is now, also when it could
+        not be opened now. Without a key a repeated call opens another session.
+
+        Errors:
+        - NOT_FOUND NOT_FOUND: the caller is a guest of the workspace; or the key's session was deleted since.
+        - PERMISSION_DENIED PERMISSION_DENIED: the caller is a viewer.
+        - FAILED_PRECONDITION INSUFFICIENT_CREDITS: nothing is available in the workspace.
+        - INVALID_ARGUMENT MODEL_UNKNOWN: no such provider and model in the price list.
+        - INVALID_ARGUMENT PROVIDER_NOT_CONFIGURED: no key for the provider.
+        - INVALID_ARGUMENT FRAMEWORK_NOT_AVAILABLE: this installation can't run it.
+        - INVALID_ARGUMENT IDEMPOTENCY_KEY_REUSED: the key has opened a session with another fingerprint.
         """
 
     @_abc_1.abstractmethod
@@ -149,7 +517,11 @@ class ChatServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _chat_pb2.GetSessionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_chat_pb2.GetSessionResponse, _abc.Awaitable[_chat_pb2.GetSessionResponse]]:
-        """One session the caller may see. NOT_FOUND otherwise."""
+        """One session the caller may see.
+
+        Errors:
+        - NOT_FOUND NOT_FOUND: the session is unknown, deleted, or not visible to the caller.
+        """
 
     @_abc_1.abstractmethod
     def ListSessions(
@@ -157,7 +529,13 @@ class ChatServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _chat_pb2.ListSessionsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_chat_pb2.ListSessionsResponse, _abc.Awaitable[_chat_pb2.ListSessionsResponse]]:
-        """The sessions the caller owns or that are shared with it, newest activity first."""
+        """The sessions the caller owns or that are shared with it, newest activity first; with words to search for, the
+        caller's own that have them, best first.
+
+        Errors:
+        - NOT_FOUND NOT_FOUND: the caller is a guest of the workspace to whom nothing in it is shared, or who searches.
+        - INVALID_ARGUMENT INVALID_CURSOR: begin again at the first page.
+        """
 
     @_abc_1.abstractmethod
     def UpdateSession(
@@ -165,7 +543,20 @@ class ChatServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _chat_pb2.UpdateSessionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_chat_pb2.UpdateSessionResponse, _abc.Awaitable[_chat_pb2.UpdateSessionResponse]]:
-        """Replaces the settings named in the mask. PERMISSION_DENIED unless owner; FAILED_PRECONDITION version_mismatch."""
+        """Replaces the settings named in the mask. Owner only. A change of provider, model or framework is refused if a
+        session could not be opened so. A run that has begun goes on with the settings it began with.
+
+        Repeat: sets the same values again. With if_version a repeated call that had been done before is VERSION_MISMATCH:
+        read the session to tell.
+
+        Errors:
+        - NOT_FOUND NOT_FOUND: the session is unknown, deleted, or not visible to the caller.
+        - PERMISSION_DENIED PERMISSION_DENIED: the caller can see the session but does not own it.
+        - FAILED_PRECONDITION VERSION_MISMATCH: read the session and decide again.
+        - INVALID_ARGUMENT MODEL_UNKNOWN: no such provider and model in the price list.
+        - INVALID_ARGUMENT PROVIDER_NOT_CONFIGURED: no key for the provider.
+        - INVALID_ARGUMENT FRAMEWORK_NOT_AVAILABLE: this installation can't run it.
+        """
 
     @_abc_1.abstractmethod
     def DeleteSession(
@@ -173,7 +564,17 @@ class ChatServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _chat_pb2.DeleteSessionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_chat_pb2.DeleteSessionResponse, _abc.Awaitable[_chat_pb2.DeleteSessionResponse]]:
-        """Deletes a session and cancels its task. Allowed to its owner and to owners and admins of its workspace."""
+        """Deletes a session and cancels its task: what that has used is paid, and nothing of it is stored. Allowed to its
+        owner and to owners and admins of its workspace.
+
+        Repeat: NOT_FOUND says that it is gone.
+
+        Errors:
+        - NOT_FOUND NOT_FOUND: the session is unknown, deleted, or not visible to the caller.
+        - PERMISSION_DENIED PERMISSION_DENIED: the session is shared with the caller, who neither owns it nor administers
+          the workspace.
+        - FAILED_PRECONDITION VERSION_MISMATCH: read the session and decide again.
+        """
 
     @_abc_1.abstractmethod
     def ListMessages(
@@ -181,7 +582,12 @@ class ChatServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _chat_pb2.ListMessagesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_chat_pb2.ListMessagesResponse, _abc.Awaitable[_chat_pb2.ListMessagesResponse]]:
-        """The messages of a session, by sequence number."""
+        """The messages of a session, by sequence number.
+
+        Errors:
+        - NOT_FOUND NOT_FOUND: the session is unknown, deleted, or not visible to the caller.
+        - INVALID_ARGUMENT INVALID_CURSOR: begin again at the first page.
+        """
 
     @_abc_1.abstractmethod
     def GetMessage(
@@ -189,7 +595,11 @@ class ChatServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _chat_pb2.GetMessageRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_chat_pb2.GetMessageResponse, _abc.Awaitable[_chat_pb2.GetMessageResponse]]:
-        """One message."""
+        """One message.
+
+        Errors:
+        - NOT_FOUND NOT_FOUND: the session is unknown, deleted, or not visible to the caller, or has no such message.
+        """
 
     @_abc_1.abstractmethod
     def SendMessage(
@@ -197,9 +607,29 @@ class ChatServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _chat_pb2.SendMessageRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_chat_pb2.SendMessageResponse, _abc.Awaitable[_chat_pb2.SendMessageResponse]]:
-        """Stores a user message and queues the run that answers it. Acknowledged means committed.
-        ABORTED task_in_progress; FAILED_PRECONDITION insufficient_credits, session_not_active;
-        INVALID_ARGUMENT context_too_long, idempotency_key_reused.
+        """Stores a user message and queues the run that answers it. Answered means committed: from then on the task ends,
+        within TASK_DEADLINE_S (600 seconds unless set) and a minute, whatever dies. Follow it with GetTask, every second
+        or so, or on NATS: subscribe to `backendai.events.<task_id>` before this call. A call that is cancelled goes on.
+
+        Repeat: only with an idempotency_key: the same request again returns the first one's task in its present state. It
+        waits 4 seconds for a twin that is being accepted, and is then UNAVAILABLE. Without a key ask GetTask for the
+        request's task_id: NOT_FOUND 20 seconds later says that it was not taken.
+
+        Errors:
+        - NOT_FOUND NOT_FOUND: the session is unknown, deleted, or not visible to the caller, or was deleted meanwhile; or
+          task_id is no UUID.
+        - PERMISSION_DENIED PERMISSION_DENIED: the caller may only read the session, or is a viewer.
+        - ABORTED TASK_IN_PROGRESS: wait for the task that the metadata names, or cancel it. Goes before
+          INSUFFICIENT_CREDITS.
+        - FAILED_PRECONDITION SESSION_NOT_ACTIVE: its owner can make it active again.
+        - FAILED_PRECONDITION INSUFFICIENT_CREDITS: too few for the prompt and 256 tokens of an answer, or for all of the
+          session's `max_tokens`. Nothing is stored.
+        - FAILED_PRECONDITION HOLD_RELEASED: this call was stuck for longer than 15 seconds and given up; send again.
+        - INVALID_ARGUMENT CONTEXT_TOO_LONG: system prompt and message alone don't fit the model's context window.
+        - INVALID_ARGUMENT MODEL_UNKNOWN: the price list has lost the session's model.
+        - INVALID_ARGUMENT PROVIDER_NOT_CONFIGURED: no key for the provider.
+        - INVALID_ARGUMENT PRICE_UNKNOWN: the price list has just lost the session's model.
+        - INVALID_ARGUMENT IDEMPOTENCY_KEY_REUSED: the key was used with another fingerprint.
         """
 
     @_abc_1.abstractmethod
@@ -208,8 +638,25 @@ class ChatServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _chat_pb2.RegenerateAnswerRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_chat_pb2.RegenerateAnswerResponse, _abc.Awaitable[_chat_pb2.RegenerateAnswerResponse]]:
-        """Runs the session's last user message again; its new answer replaces the old one when it is stored.
-        As SendMessage, and FAILED_PRECONDITION nothing_to_regenerate.
+        """Runs the session's last user message again. Its new answer replaces the old one when it is stored; a run that fails
+        leaves the old one.
+
+        Repeat: as SendMessage.
+
+        Errors:
+        - NOT_FOUND NOT_FOUND: the session is unknown, deleted, or not visible to the caller; or task_id is no UUID.
+        - PERMISSION_DENIED PERMISSION_DENIED: the caller may only read the session, or is a viewer.
+        - ABORTED TASK_IN_PROGRESS: wait for the task that the metadata names, or cancel it. Goes before
+          INSUFFICIENT_CREDITS.
+        - FAILED_PRECONDITION NOTHING_TO_REGENERATE: the session has no user message, or it was deleted meanwhile.
+        - FAILED_PRECONDITION SESSION_NOT_ACTIVE: its owner can make it active again.
+        - FAILED_PRECONDITION INSUFFICIENT_CREDITS: as SendMessage.
+        - FAILED_PRECONDITION HOLD_RELEASED: as SendMessage.
+        - INVALID_ARGUMENT CONTEXT_TOO_LONG: the system prompt has grown since.
+        - INVALID_ARGUMENT MODEL_UNKNOWN: the price list has lost the session's model.
+        - INVALID_ARGUMENT PROVIDER_NOT_CONFIGURED: no key for the provider.
+        - INVALID_ARGUMENT PRICE_UNKNOWN: as SendMessage.
+        - INVALID_ARGUMENT IDEMPOTENCY_KEY_REUSED: the key was used with another fingerprint.
         """
 
     @_abc_1.abstractmethod
@@ -218,7 +665,15 @@ class ChatServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _chat_pb2.DeleteMessageRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_chat_pb2.DeleteMessageResponse, _abc.Awaitable[_chat_pb2.DeleteMessageResponse]]:
-        """Deletes an answer, or a user message with its whole turn. Owner only. ABORTED task_in_progress while a task runs."""
+        """Deletes an answer, or a user message with its whole turn. Owner only.
+
+        Repeat: NOT_FOUND says that it is gone.
+
+        Errors:
+        - NOT_FOUND NOT_FOUND: the session is unknown, deleted, or not visible to the caller, or has no such message.
+        - PERMISSION_DENIED PERMISSION_DENIED: the caller can see the session but does not own it.
+        - ABORTED TASK_IN_PROGRESS: wait for the task that the metadata names, or cancel it.
+        """
 
     @_abc_1.abstractmethod
     def TogglePublic(
@@ -226,7 +681,16 @@ class ChatServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _chat_pb2.TogglePublicRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_chat_pb2.TogglePublicResponse, _abc.Awaitable[_chat_pb2.TogglePublicResponse]]:
-        """Switches the public link on, each time with a new id, or off. Owner only."""
+        """Switches the public link on, each time with a new id, or off: the old link is dead at once. Owner only.
+
+        Repeat: only with an idempotency_key: the same request again changes nothing and returns the session as it is now.
+        Without a key a repeated call switches back.
+
+        Errors:
+        - NOT_FOUND NOT_FOUND: the session is unknown, deleted, or not visible to the caller.
+        - PERMISSION_DENIED PERMISSION_DENIED: the caller can see the session but does not own it.
+        - INVALID_ARGUMENT IDEMPOTENCY_KEY_REUSED: the key was used with another fingerprint.
+        """
 
     @_abc_1.abstractmethod
     def ShareSession(
@@ -234,7 +698,18 @@ class ChatServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _chat_pb2.ShareSessionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_chat_pb2.ShareSessionResponse, _abc.Awaitable[_chat_pb2.ShareSessionResponse]]:
-        """Lets a user reach this one session. Owner only. INVALID_ARGUMENT share_with_owner."""
+        """Lets a user reach this one session, or changes what it may do there. Owner only.
+
+        Repeat: gives the same share again; `created` is then false. With an idempotency_key a repeated call changes
+        nothing, also when the share was changed since.
+
+        Errors:
+        - NOT_FOUND NOT_FOUND: the session is unknown, deleted, or not visible to the caller; or the key's share was taken
+          back since.
+        - PERMISSION_DENIED PERMISSION_DENIED: the caller can see the session but does not own it.
+        - INVALID_ARGUMENT SHARE_WITH_OWNER: name another user.
+        - INVALID_ARGUMENT IDEMPOTENCY_KEY_REUSED: the key was used with another fingerprint.
+        """
 
     @_abc_1.abstractmethod
     def ListShares(
@@ -242,7 +717,13 @@ class ChatServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _chat_pb2.ListSharesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_chat_pb2.ListSharesResponse, _abc.Awaitable[_chat_pb2.ListSharesResponse]]:
-        """Who else can reach a session. Owner only."""
+        """Who else can reach a session. Owner only.
+
+        Errors:
+        - NOT_FOUND NOT_FOUND: the session is unknown, deleted, or not visible to the caller.
+        - PERMISSION_DENIED PERMISSION_DENIED: the caller can see the session but does not own it.
+        - INVALID_ARGUMENT INVALID_CURSOR: begin again at the first page.
+        """
 
     @_abc_1.abstractmethod
     def RevokeShare(
@@ -250,7 +731,15 @@ class ChatServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _chat_pb2.RevokeShareRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_chat_pb2.RevokeShareResponse, _abc.Awaitable[_chat_pb2.RevokeShareResponse]]:
-        """Takes a share back. Owner only. NOT_FOUND when there is none."""
+        """Takes a share back. Owner only.
+
+        Repeat: NOT_FOUND says that it is gone.
+
+        Errors:
+        - NOT_FOUND NOT_FOUND: the session is unknown, deleted, or not visible to the caller, or is not shared with that
+          user.
+        - PERMISSION_DENIED PERMISSION_DENIED: the caller can see the session but does not own it.
+        """
 
     @_abc_1.abstractmethod
     def GetPublicSession(
@@ -258,7 +747,11 @@ class ChatServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _chat_pb2.GetPublicSessionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_chat_pb2.GetPublicSessionResponse, _abc.Awaitable[_chat_pb2.GetPublicSessionResponse]]:
-        """What a public link shows to anyone. NOT_FOUND for a link that is unknown or switched off."""
+        """What a public link shows to anyone.
+
+        Errors:
+        - NOT_FOUND NOT_FOUND: the link is unknown or switched off, or its session deleted.
+        """
 
     @_abc_1.abstractmethod
     def GetTask(
@@ -266,7 +759,12 @@ class ChatServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _chat_pb2.GetTaskRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_chat_pb2.GetTaskResponse, _abc.Awaitable[_chat_pb2.GetTaskResponse]]:
-        """A task of a session the caller may see."""
+        """A task of a session the caller may see. A task that has ended never changes but for its charge, which follows soon;
+        its answer is gone when it was deleted or replaced since.
+
+        Errors:
+        - NOT_FOUND NOT_FOUND: the session is unknown, deleted, or not visible to the caller, or has no such task.
+        """
 
     @_abc_1.abstractmethod
     def CancelTask(
@@ -274,7 +772,17 @@ class ChatServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _chat_pb2.CancelTaskRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_chat_pb2.CancelTaskResponse, _abc.Awaitable[_chat_pb2.CancelTaskResponse]]:
-        """Cancels a task and returns it in its final state, also when it had ended before."""
+        """Cancels a task and returns it in its final state, also when it had ended before. What was written is kept as an
+        answer with the finish reason `cancelled`, what was used is charged. Allowed to whoever may send.
+
+        Repeat: returns the task as it ended.
+
+        Deadline: 10 seconds: a run gets 2 to stop by itself, and the answer waits 2 more for the charge.
+
+        Errors:
+        - NOT_FOUND NOT_FOUND: the session is unknown, deleted, or not visible to the caller, or has no such task.
+        - PERMISSION_DENIED PERMISSION_DENIED: the caller may only read the session, or is a viewer.
+        """
 
     @_abc_1.abstractmethod
     def BindIdempotencyKey(
@@ -283,47 +791,175 @@ class ChatServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_chat_pb2.BindIdempotencyKeyResponse, _abc.Awaitable[_chat_pb2.BindIdempotencyKeyResponse]]:
         """Binds the idempotency key of a request that another service does to the id that the work goes by, for 24 hours.
-        A repeated call returns the first one's id. INVALID_ARGUMENT idempotency_key_reused for another body.
+
+        Repeat: by the caller's user and workspace, route and key; returns the first call's id.
+
+        Errors:
+        - NOT_FOUND NOT_FOUND: resource_id is no UUID.
+        - INVALID_ARGUMENT IDEMPOTENCY_KEY_REUSED: the key is bound with another fingerprint.
         """
 
 def add_ChatServiceServicer_to_server(servicer: ChatServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 
 class TaskServiceStub:
-    """What agents do with tasks. A lease of 15 s is renewed by heartbeats; `attempt` fences every write."""
+    """What agents do with tasks. A claim is a lease of 15 seconds, which heartbeats renew; send one every 2 to 5 seconds.
+    Its `attempt` fences every write: once the lease is lost nothing that the run still writes changes anything. A task
+    whose lease expires is queued again; the third time it fails as `poison`.
+
+    A run, in order: ClaimTasks; HeartbeatTasks until the end; RecordStep after each finished step; then CompleteTask or
+    FailTask, once. On LEASE_LOST, and for an id among a heartbeat's lost ones: stop the provider's call, write and
+    publish nothing more.
+
+    Within backendai.chat.v1 things are added and never removed or changed.
+
+    Errors of every method:
+    - INVALID_ARGUMENT INVALID_ARGUMENT: a field is not as its comment says.
+    - PERMISSION_DENIED CALLER_NOT_ALLOWED: the certificate is not one of the method's callers.
+    - UNAVAILABLE UNAVAILABLE: Postgres can't be reached. Keep trying; chat judges leases only after 15 seconds of
+      unbroken contact with Postgres.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> TaskServiceAsyncStub: ...
     ClaimTasks: _grpc.UnaryUnaryMultiCallable[_chat_pb2.ClaimTasksRequest, _chat_pb2.ClaimTasksResponse]
-    """Leases up to `limit` of the queued tasks that wait longest to this worker."""
+    """Leases up to `limit` of the queued tasks that wait longest to this worker, each with the conversation it answers.
+    What JetStream's `backendai.jobs` brings is only a hint that there are some.
+
+    Repeat: leases other tasks. What an answer that was lost has leased waits for its lease to expire, so no retry
+    policy.
+
+    Errors: those of every method; UNAVAILABLE also while chat has not reached billing since it began.
+    """
     HeartbeatTasks: _grpc.UnaryUnaryMultiCallable[_chat_pb2.HeartbeatTasksRequest, _chat_pb2.HeartbeatTasksResponse]
-    """Renews leases and reports progress; tells which runs to stop."""
+    """Renews leases and reports progress; tells which runs to stop.
+
+    Repeat: renews again.
+
+    Deadline: 4 seconds, so that there is time for another one within the lease.
+
+    Errors:
+    - NOT_FOUND NOT_FOUND: a task_id is no UUID; nothing was renewed.
+    """
     RecordStep: _grpc.UnaryUnaryMultiCallable[_chat_pb2.RecordStepRequest, _chat_pb2.RecordStepResponse]
-    """Keeps a finished step (a tool call and its results), so that a later attempt continues after it. ABORTED lease_lost."""
+    """Keeps a finished step (a tool call and its results), so that a later attempt continues after it.
+
+    Repeat: by task_id, attempt and step.number; changes nothing.
+
+    Errors:
+    - NOT_FOUND NOT_FOUND: task_id is no UUID.
+    - ABORTED LEASE_LOST: stop, and write nothing more.
+    """
     CompleteTask: _grpc.UnaryUnaryMultiCallable[_chat_pb2.CompleteTaskRequest, _chat_pb2.CompleteTaskResponse]
-    """Ends a task with its answer: completed, or cancelled with what was written. ABORTED lease_lost."""
+    """Ends a task with its answer: completed, or cancelled with what was written. Stores the answer, after the kept
+    steps, and has the hold settled.
+
+    Repeat: changes nothing; LEASE_LOST then also says that an earlier call had arrived. Insist while it is
+    UNAVAILABLE, until a minute after the task's deadline.
+
+    Errors:
+    - NOT_FOUND NOT_FOUND: task_id is no UUID.
+    - ABORTED LEASE_LOST: it has ended, or another attempt runs it; nothing is left to do.
+    """
     FailTask: _grpc.UnaryUnaryMultiCallable[_chat_pb2.FailTaskRequest, _chat_pb2.FailTaskResponse]
-    """Ends a task as failed. ABORTED lease_lost."""
+    """Ends a task as failed. Its kept steps are dropped, its user message stays, and nothing is charged unless the
+    credits were used up.
+
+    Repeat: as CompleteTask.
+
+    Errors:
+    - NOT_FOUND NOT_FOUND: task_id is no UUID.
+    - ABORTED LEASE_LOST: it has ended, or another attempt runs it; nothing is left to do.
+    """
 
 @_typing.type_check_only
 class TaskServiceAsyncStub(TaskServiceStub):
-    """What agents do with tasks. A lease of 15 s is renewed by heartbeats; `attempt` fences every write."""
+    """What agents do with tasks. A claim is a lease of 15 seconds, which heartbeats renew; send one every 2 to 5 seconds.
+    Its `attempt` fences every write: once the lease is lost nothing that the run still writes changes anything. A task
+    whose lease expires is queued again; the third time it fails as `poison`.
+
+    A run, in order: ClaimTasks; HeartbeatTasks until the end; RecordStep after each finished step; then CompleteTask or
+    FailTask, once. On LEASE_LOST, and for an id among a heartbeat's lost ones: stop the provider's call, write and
+    publish nothing more.
+
+    Within backendai.chat.v1 things are added and never removed or changed.
+
+    Errors of every method:
+    - INVALID_ARGUMENT INVALID_ARGUMENT: a field is not as its comment says.
+    - PERMISSION_DENIED CALLER_NOT_ALLOWED: the certificate is not one of the method's callers.
+    - UNAVAILABLE UNAVAILABLE: Postgres can't be reached. Keep trying; chat judges leases only after 15 seconds of
+      unbroken contact with Postgres.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ClaimTasks: _aio.UnaryUnaryMultiCallable[_chat_pb2.ClaimTasksRequest, _chat_pb2.ClaimTasksResponse]  # type: ignore[assignment]
-    """Leases up to `limit` of the queued tasks that wait longest to this worker."""
+    """Leases up to `limit` of the queued tasks that wait longest to this worker, each with the conversation it answers.
+    What JetStream's `backendai.jobs` brings is only a hint that there are some.
+
+    Repeat: leases other tasks. What an answer that was lost has leased waits for its lease to expire, so no retry
+    policy.
+
+    Errors: those of every method; UNAVAILABLE also while chat has not reached billing since it began.
+    """
     HeartbeatTasks: _aio.UnaryUnaryMultiCallable[_chat_pb2.HeartbeatTasksRequest, _chat_pb2.HeartbeatTasksResponse]  # type: ignore[assignment]
-    """Renews leases and reports progress; tells which runs to stop."""
+    """Renews leases and reports progress; tells which runs to stop.
+
+    Repeat: renews again.
+
+    Deadline: 4 seconds, so that there is time for another one within the lease.
+
+    Errors:
+    - NOT_FOUND NOT_FOUND: a task_id is no UUID; nothing was renewed.
+    """
     RecordStep: _aio.UnaryUnaryMultiCallable[_chat_pb2.RecordStepRequest, _chat_pb2.RecordStepResponse]  # type: ignore[assignment]
-    """Keeps a finished step (a tool call and its results), so that a later attempt continues after it. ABORTED lease_lost."""
+    """Keeps a finished step (a tool call and its results), so that a later attempt continues after it.
+
+    Repeat: by task_id, attempt and step.number; changes nothing.
+
+    Errors:
+    - NOT_FOUND NOT_FOUND: task_id is no UUID.
+    - ABORTED LEASE_LOST: stop, and write nothing more.
+    """
     CompleteTask: _aio.UnaryUnaryMultiCallable[_chat_pb2.CompleteTaskRequest, _chat_pb2.CompleteTaskResponse]  # type: ignore[assignment]
-    """Ends a task with its answer: completed, or cancelled with what was written. ABORTED lease_lost."""
+    """Ends a task with its answer: completed, or cancelled with what was written. Stores the answer, after the kept
+    steps, and has the hold settled.
+
+    Repeat: changes nothing; LEASE_LOST then also says that an earlier call had arrived. Insist while it is
+    UNAVAILABLE, until a minute after the task's deadline.
+
+    Errors:
+    - NOT_FOUND NOT_FOUND: task_id is no UUID.
+    - ABORTED LEASE_LOST: it has ended, or another attempt runs it; nothing is left to do.
+    """
     FailTask: _aio.UnaryUnaryMultiCallable[_chat_pb2.FailTaskRequest, _chat_pb2.FailTaskResponse]  # type: ignore[assignment]
-    """Ends a task as failed. ABORTED lease_lost."""
+    """Ends a task as failed. Its kept steps are dropped, its user message stays, and nothing is charged unless the
+    credits were used up.
+
+    Repeat: as CompleteTask.
+
+    Errors:
+    - NOT_FOUND NOT_FOUND: task_id is no UUID.
+    - ABORTED LEASE_LOST: it has ended, or another attempt runs it; nothing is left to do.
+    """
 
 class TaskServiceServicer(metaclass=_abc_1.ABCMeta):
-    """What agents do with tasks. A lease of 15 s is renewed by heartbeats; `attempt` fences every write."""
+    """What agents do with tasks. A claim is a lease of 15 seconds, which heartbeats renew; send one every 2 to 5 seconds.
+    Its `attempt` fences every write: once the lease is lost nothing that the run still writes changes anything. A task
+    whose lease expires is queued again; the third time it fails as `poison`.
+
+    A run, in order: ClaimTasks; HeartbeatTasks until the end; RecordStep after each finished step; then CompleteTask or
+    FailTask, once. On LEASE_LOST, and for an id among a heartbeat's lost ones: stop the provider's call, write and
+    publish nothing more.
+
+    Within backendai.chat.v1 things are added and never removed or changed.
+
+    Errors of every method:
+    - INVALID_ARGUMENT INVALID_ARGUMENT: a field is not as its comment says.
+    - PERMISSION_DENIED CALLER_NOT_ALLOWED: the certificate is not one of the method's callers.
+    - UNAVAILABLE UNAVAILABLE: Postgres can't be reached. Keep trying; chat judges leases only after 15 seconds of
+      unbroken contact with Postgres.
+    """
 
     @_abc_1.abstractmethod
     def ClaimTasks(
@@ -331,7 +967,14 @@ class TaskServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _chat_pb2.ClaimTasksRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_chat_pb2.ClaimTasksResponse, _abc.Awaitable[_chat_pb2.ClaimTasksResponse]]:
-        """Leases up to `limit` of the queued tasks that wait longest to this worker."""
+        """Leases up to `limit` of the queued tasks that wait longest to this worker, each with the conversation it answers.
+        What JetStream's `backendai.jobs` brings is only a hint that there are some.
+
+        Repeat: leases other tasks. What an answer that was lost has leased waits for its lease to expire, so no retry
+        policy.
+
+        Errors: those of every method; UNAVAILABLE also while chat has not reached billing since it began.
+        """
 
     @_abc_1.abstractmethod
     def HeartbeatTasks(
@@ -339,7 +982,15 @@ class TaskServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _chat_pb2.HeartbeatTasksRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_chat_pb2.HeartbeatTasksResponse, _abc.Awaitable[_chat_pb2.HeartbeatTasksResponse]]:
-        """Renews leases and reports progress; tells which runs to stop."""
+        """Renews leases and reports progress; tells which runs to stop.
+
+        Repeat: renews again.
+
+        Deadline: 4 seconds, so that there is time for another one within the lease.
+
+        Errors:
+        - NOT_FOUND NOT_FOUND: a task_id is no UUID; nothing was renewed.
+        """
 
     @_abc_1.abstractmethod
     def RecordStep(
@@ -347,7 +998,14 @@ class TaskServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _chat_pb2.RecordStepRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_chat_pb2.RecordStepResponse, _abc.Awaitable[_chat_pb2.RecordStepResponse]]:
-        """Keeps a finished step (a tool call and its results), so that a later attempt continues after it. ABORTED lease_lost."""
+        """Keeps a finished step (a tool call and its results), so that a later attempt continues after it.
+
+        Repeat: by task_id, attempt and step.number; changes nothing.
+
+        Errors:
+        - NOT_FOUND NOT_FOUND: task_id is no UUID.
+        - ABORTED LEASE_LOST: stop, and write nothing more.
+        """
 
     @_abc_1.abstractmethod
     def CompleteTask(
@@ -355,7 +1013,16 @@ class TaskServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _chat_pb2.CompleteTaskRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_chat_pb2.CompleteTaskResponse, _abc.Awaitable[_chat_pb2.CompleteTaskResponse]]:
-        """Ends a task with its answer: completed, or cancelled with what was written. ABORTED lease_lost."""
+        """Ends a task with its answer: completed, or cancelled with what was written. Stores the answer, after the kept
+        steps, and has the hold settled.
+
+        Repeat: changes nothing; LEASE_LOST then also says that an earlier call had arrived. Insist while it is
+        UNAVAILABLE, until a minute after the task's deadline.
+
+        Errors:
+        - NOT_FOUND NOT_FOUND: task_id is no UUID.
+        - ABORTED LEASE_LOST: it has ended, or another attempt runs it; nothing is left to do.
+        """
 
     @_abc_1.abstractmethod
     def FailTask(
@@ -363,6 +1030,14 @@ class TaskServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _chat_pb2.FailTaskRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_chat_pb2.FailTaskResponse, _abc.Awaitable[_chat_pb2.FailTaskResponse]]:
-        """Ends a task as failed. ABORTED lease_lost."""
+        """Ends a task as failed. Its kept steps are dropped, its user message stays, and nothing is charged unless the
+        credits were used up.
+
+        Repeat: as CompleteTask.
+
+        Errors:
+        - NOT_FOUND NOT_FOUND: task_id is no UUID.
+        - ABORTED LEASE_LOST: it has ended, or another attempt runs it; nothing is left to do.
+        """
 
 def add_TaskServiceServicer_to_server(servicer: TaskServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

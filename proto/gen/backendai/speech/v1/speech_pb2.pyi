@@ -27,49 +27,51 @@ class _SpeechReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SpeechRe
     SPEECH_REASON_UNSPECIFIED: _SpeechReason.ValueType  # 0
     """Not used."""
     SPEECH_REASON_AUDIO_EMPTY: _SpeechReason.ValueType  # 1
-    """The file has no bytes."""
+    """The file has no bytes. Example: a head, and then the end of the stream."""
     SPEECH_REASON_AUDIO_TOO_LARGE: _SpeechReason.ValueType  # 2
     """The file has more bytes than providers take. Example: 25 MiB and a byte."""
     SPEECH_REASON_AUDIO_TYPE_UNSUPPORTED: _SpeechReason.ValueType  # 3
     """By its content the file is of none of the types that are taken. Example: a text named .mp3."""
     SPEECH_REASON_AUDIO_UNDECODABLE: _SpeechReason.ValueType  # 4
-    """The file is cut off, broken, has no sound, or takes too much work to decode."""
+    """The file is cut off, broken, has no sound, or takes too much work to decode. Example: the first half of an mp4."""
     SPEECH_REASON_AUDIO_TOO_SHORT: _SpeechReason.ValueType  # 5
     """There is less sound than a provider takes. Example: 0.05 seconds."""
     SPEECH_REASON_AUDIO_TOO_LONG: _SpeechReason.ValueType  # 6
-    """There is more sound than this provider takes. Example: metadata {"max_seconds": "60"}."""
+    """There is more sound than this provider takes. Metadata: `max_seconds`. Example: {"max_seconds": "60"}."""
     SPEECH_REASON_LANGUAGE_UNKNOWN: _SpeechReason.ValueType  # 7
-    """The language is no ISO 639-1 code. Example: xx."""
+    """The language is no ISO 639-1 code. Metadata: `field`. Example: xx."""
     SPEECH_REASON_LANGUAGE_UNSUPPORTED: _SpeechReason.ValueType  # 8
-    """The provider does not recognise this language. Example: fr, by the local recogniser."""
+    """The provider does not recognise this language. Metadata: `field`. Example: fr, by the local recogniser."""
     SPEECH_REASON_PROVIDER_NOT_CONFIGURED: _SpeechReason.ValueType  # 9
-    """No provider is configured."""
+    """No provider is configured. Example: neither OPENAI_API_KEY nor SPEECH_LOCAL_BASE_URL is set."""
     SPEECH_REASON_TOO_MANY_TRIES: _SpeechReason.ValueType  # 10
     """The request was begun and given up too often under one hold id. Example: 20 clients that left."""
 
 class SpeechReason(_SpeechReason, metaclass=_SpeechReasonEnumTypeWrapper):
-    """Why a transcription failed; travels as google.rpc.ErrorInfo.reason without the prefix."""
+    """Why a transcription failed; travels as google.rpc.ErrorInfo.reason without the prefix. Of other services' reasons it
+    passes on BillingReason's PRICE_UNKNOWN and INSUFFICIENT_CREDITS.
+    """
 
 SPEECH_REASON_UNSPECIFIED: SpeechReason.ValueType  # 0
 """Not used."""
 SPEECH_REASON_AUDIO_EMPTY: SpeechReason.ValueType  # 1
-"""The file has no bytes."""
+"""The file has no bytes. Example: a head, and then the end of the stream."""
 SPEECH_REASON_AUDIO_TOO_LARGE: SpeechReason.ValueType  # 2
 """The file has more bytes than providers take. Example: 25 MiB and a byte."""
 SPEECH_REASON_AUDIO_TYPE_UNSUPPORTED: SpeechReason.ValueType  # 3
 """By its content the file is of none of the types that are taken. Example: a text named .mp3."""
 SPEECH_REASON_AUDIO_UNDECODABLE: SpeechReason.ValueType  # 4
-"""The file is cut off, broken, has no sound, or takes too much work to decode."""
+"""The file is cut off, broken, has no sound, or takes too much work to decode. Example: the first half of an mp4."""
 SPEECH_REASON_AUDIO_TOO_SHORT: SpeechReason.ValueType  # 5
 """There is less sound than a provider takes. Example: 0.05 seconds."""
 SPEECH_REASON_AUDIO_TOO_LONG: SpeechReason.ValueType  # 6
-"""There is more sound than this provider takes. Example: metadata {"max_seconds": "60"}."""
+"""There is more sound than this provider takes. Metadata: `max_seconds`. Example: {"max_seconds": "60"}."""
 SPEECH_REASON_LANGUAGE_UNKNOWN: SpeechReason.ValueType  # 7
-"""The language is no ISO 639-1 code. Example: xx."""
+"""The language is no ISO 639-1 code. Metadata: `field`. Example: xx."""
 SPEECH_REASON_LANGUAGE_UNSUPPORTED: SpeechReason.ValueType  # 8
-"""The provider does not recognise this language. Example: fr, by the local recogniser."""
+"""The provider does not recognise this language. Metadata: `field`. Example: fr, by the local recogniser."""
 SPEECH_REASON_PROVIDER_NOT_CONFIGURED: SpeechReason.ValueType  # 9
-"""No provider is configured."""
+"""No provider is configured. Example: neither OPENAI_API_KEY nor SPEECH_LOCAL_BASE_URL is set."""
 SPEECH_REASON_TOO_MANY_TRIES: SpeechReason.ValueType  # 10
 """The request was begun and given up too often under one hold id. Example: 20 clients that left."""
 Global___SpeechReason: _TypeAlias = SpeechReason  # noqa: Y015
@@ -122,7 +124,7 @@ class TranscribeHead(_message.Message):
     """Whether the request may come again under this hold id: then its answer is kept for a while."""
     @_builtins.property
     def caller(self) -> _common_pb2.Caller:
-        """Who asks, and which workspace pays. The gateway has checked the role."""
+        """Who asks, and which workspace pays."""
 
     def __init__(
         self,
@@ -153,13 +155,13 @@ class TranscribeResponse(_message.Message):
     PROVIDER_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
     text: _builtins.str
-    """What was said."""
+    """What was said; may be empty."""
     language: _builtins.str
     """ISO 639-1, as asked for or as the provider found; empty when it does not tell."""
     duration_seconds: _builtins.float
-    """The sound's length as decoded, which is what is billed; whole milliseconds."""
+    """The sound's length as decoded, which is what is billed, in seconds; whole milliseconds, rounded up."""
     charged_nano: _builtins.int
-    """Nano-credits."""
+    """Nano-credits charged for this file, by this call or by an earlier one under its hold id."""
     provider: _builtins.str
     """Whose model. Example: openai."""
     model: _builtins.str

@@ -27,6 +27,15 @@ if _version_not_supported:
 
 class SpeechServiceStub:
     """Keeps nothing but a cache in memory. The provider and its model are the operator's choice.
+
+    Within backendai.speech.v1 things are added and never removed or changed.
+
+    Errors of every method:
+    - INVALID_ARGUMENT INVALID_ARGUMENT: a field is not as its comment says, the caller's among them, or the messages
+    come in another order than a head and then pieces.
+    - PERMISSION_DENIED CALLER_NOT_ALLOWED: the certificate is not one of the method's callers.
+    - UNAVAILABLE UNAVAILABLE: billing can't be reached, the file can't be written down or decoded now, or this process
+    has as much under way as it takes (64). Try again under the same hold id.
     """
 
     def __init__(self, channel):
@@ -44,14 +53,55 @@ class SpeechServiceStub:
 
 class SpeechServiceServicer:
     """Keeps nothing but a cache in memory. The provider and its model are the operator's choice.
+
+    Within backendai.speech.v1 things are added and never removed or changed.
+
+    Errors of every method:
+    - INVALID_ARGUMENT INVALID_ARGUMENT: a field is not as its comment says, the caller's among them, or the messages
+    come in another order than a head and then pieces.
+    - PERMISSION_DENIED CALLER_NOT_ALLOWED: the certificate is not one of the method's callers.
+    - UNAVAILABLE UNAVAILABLE: billing can't be reached, the file can't be written down or decoded now, or this process
+    has as much under way as it takes (64). Try again under the same hold id.
     """
 
     def Transcribe(self, request_iterator, context):
-        """Transcribes one file: the head first, then the file in pieces. Wait for the initial metadata before the first piece:
-        `send-the-file` in it says that the head is good; without it wait for the refusal, which a write would lose. Holds the price of its length, asks the provider,
-        settles, and answers only then. A failure costs nothing, and a call that is cancelled stops the provider.
-        NOT_FOUND for a guest, PERMISSION_DENIED for a viewer; the reasons of SpeechReason;
-        FAILED_PRECONDITION insufficient_credits; a provider's failures as in CommonReason.
+        """Transcribes one file. Holds the price of its length, asks the provider, settles, and answers only then. A failure
+        costs nothing, and a call that is cancelled before there is a transcript stops the provider.
+
+        Order: send the head, then wait for the initial metadata. With the key `send-the-file` in it the head is good: send
+        the file in pieces of any size (64 KiB is a good one), then end the stream. Without it send nothing more and wait for
+        the call's end: the head is refused, or its answer was kept from before. A refusal that meets you in the middle of a
+        write can be lost and reads INTERNAL.
+
+        Repeat: under the same hold_id the same file is charged once, whoever does the work. The provider may be asked
+        again, so repeat by hand, not by a retry policy. With `may_repeat` the answer is kept for 24 hours, in the process
+        that gave it.
+
+        Deadline: the provider's time (SPEECH_TIMEOUT_S, 180 seconds unless set) and 120 seconds, for the upload and the
+        decoder.
+
+        Errors:
+        - NOT_FOUND NOT_FOUND: the caller is a guest of the workspace.
+        - PERMISSION_DENIED PERMISSION_DENIED: the caller is a viewer, who may not spend.
+        - INVALID_ARGUMENT LANGUAGE_UNKNOWN: no code of ISO 639-1.
+        - INVALID_ARGUMENT LANGUAGE_UNSUPPORTED: leave it out, or take another.
+        - INVALID_ARGUMENT PROVIDER_NOT_CONFIGURED: the operator's to mend.
+        - INVALID_ARGUMENT AUDIO_EMPTY: the stream ended without a byte of the file.
+        - INVALID_ARGUMENT AUDIO_TOO_LARGE: over 25 MiB.
+        - INVALID_ARGUMENT AUDIO_TYPE_UNSUPPORTED: none of flac, mp3, mp4, m4a, mpeg, mpga, oga, ogg, wav, webm.
+        - INVALID_ARGUMENT AUDIO_UNDECODABLE: cut off, broken, without sound, or too much work to decode.
+        - INVALID_ARGUMENT AUDIO_TOO_SHORT: under 0.1 seconds.
+        - INVALID_ARGUMENT AUDIO_TOO_LONG: the metadata says how much is taken.
+        - INVALID_ARGUMENT PRICE_UNKNOWN: billing has no price a minute for the operator's choice of model.
+        - FAILED_PRECONDITION INSUFFICIENT_CREDITS: too few for the whole length.
+        - FAILED_PRECONDITION TOO_MANY_TRIES: take a new hold_id.
+        - DEADLINE_EXCEEDED PROVIDER_TIMEOUT: the provider's time, or your deadline, is up.
+        - UNAVAILABLE PROVIDER_RATE_LIMITED: wait as long as the metadata says.
+        - INTERNAL PROVIDER_UNAVAILABLE: after three tries.
+        - INTERNAL PROVIDER_AUTH_FAILED: the operator's to mend.
+        - INTERNAL PROVIDER_REJECTED: the operator's to mend, as a rule.
+        - INTERNAL PROVIDER_BAD_RESPONSE: the answer was not in the form that was asked for.
+        - INTERNAL CONTENT_FILTERED: this file will be refused again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -75,6 +125,15 @@ def add_SpeechServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class SpeechService:
     """Keeps nothing but a cache in memory. The provider and its model are the operator's choice.
+
+    Within backendai.speech.v1 things are added and never removed or changed.
+
+    Errors of every method:
+    - INVALID_ARGUMENT INVALID_ARGUMENT: a field is not as its comment says, the caller's among them, or the messages
+    come in another order than a head and then pieces.
+    - PERMISSION_DENIED CALLER_NOT_ALLOWED: the certificate is not one of the method's callers.
+    - UNAVAILABLE UNAVAILABLE: billing can't be reached, the file can't be written down or decoded now, or this process
+    has as much under way as it takes (64). Try again under the same hold id.
     """
 
     @staticmethod

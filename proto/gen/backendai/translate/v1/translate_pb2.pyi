@@ -27,21 +27,27 @@ class _TranslateReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Trans
     TRANSLATE_REASON_UNSPECIFIED: _TranslateReason.ValueType  # 0
     """Not used."""
     TRANSLATE_REASON_LANGUAGE_UNKNOWN: _TranslateReason.ValueType  # 1
-    """A language is no tag of BCP 47 that is registered and that a text can be written in. Example: xx-nope."""
+    """A language is no tag of BCP 47 that is registered and that a text can be written in. Metadata: `field`.
+    Example: xx-nope as the target, {"field": "target"}.
+    """
     TRANSLATE_REASON_INSUFFICIENT_CREDITS: _TranslateReason.ValueType  # 2
-    """What the workspace has available does not buy the whole translation.
+    """What the workspace has available does not buy the whole translation; nothing was charged.
     Example: the answer reached the length that the hold paid for.
     """
 
 class TranslateReason(_TranslateReason, metaclass=_TranslateReasonEnumTypeWrapper):
-    """Why a call of translate failed; travels as google.rpc.ErrorInfo.reason without the prefix."""
+    """Why a call of translate failed; travels as google.rpc.ErrorInfo.reason without the prefix. Of other services' reasons
+    it passes on BillingReason's PRICE_UNKNOWN and INSUFFICIENT_CREDITS.
+    """
 
 TRANSLATE_REASON_UNSPECIFIED: TranslateReason.ValueType  # 0
 """Not used."""
 TRANSLATE_REASON_LANGUAGE_UNKNOWN: TranslateReason.ValueType  # 1
-"""A language is no tag of BCP 47 that is registered and that a text can be written in. Example: xx-nope."""
+"""A language is no tag of BCP 47 that is registered and that a text can be written in. Metadata: `field`.
+Example: xx-nope as the target, {"field": "target"}.
+"""
 TRANSLATE_REASON_INSUFFICIENT_CREDITS: TranslateReason.ValueType  # 2
-"""What the workspace has available does not buy the whole translation.
+"""What the workspace has available does not buy the whole translation; nothing was charged.
 Example: the answer reached the length that the hold paid for.
 """
 Global___TranslateReason: _TypeAlias = TranslateReason  # noqa: Y015
@@ -59,9 +65,9 @@ class TranslateTextRequest(_message.Message):
     text: _builtins.str
     """1 to 5,000 characters, not blank."""
     target: _builtins.str
-    """The language to translate into, a BCP 47 tag. Example: pt-BR."""
+    """The language to translate into, a BCP 47 tag without extensions, at most 35 characters. Example: pt-BR."""
     source: _builtins.str
-    """The text's language; empty: it is detected."""
+    """The text's language, as `target`; empty: it is detected."""
     @_builtins.property
     def caller(self) -> _common_pb2.Caller:
         """Who asks; the workspace pays."""
@@ -95,15 +101,15 @@ class TranslateTextResponse(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     CHARGED_NANO_FIELD_NUMBER: _builtins.int
     translated_text: _builtins.str
-    """The text in the target language."""
+    """The text in the target language; never blank."""
     source: _builtins.str
-    """The language of the text as given, or as detected; und when it has none that can be told."""
+    """The language of the text as given, or as detected, in canonical form; und when it has none that can be told."""
     target: _builtins.str
-    """The language translated into, in canonical form."""
+    """The language translated into, in canonical form. Example: he, for a target of iw."""
     provider: _builtins.str
-    """Who translated. Example: openai."""
+    """Who translated. Example: openai; placeholder is a stand-in that translates nothing."""
     model: _builtins.str
-    """With which model."""
+    """With which model. Example: gpt-4.1-mini."""
     charged_nano: _builtins.int
     """Nano-credits taken for this call; 0 for a translation that was paid before, or is paid by a twin of this call."""
     def __init__(

@@ -27,7 +27,16 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class TranslateServiceStub:
-    """Keeps nothing but a cache in memory. The provider and its model are the operator's choice."""
+    """Keeps nothing but a cache in memory. The provider and its model are the operator's choice.
+
+    Within backendai.translate.v1 things are added and never removed or changed.
+
+    Errors of every method:
+    - INVALID_ARGUMENT INVALID_ARGUMENT: a field is not as its comment says, the caller's among them.
+    - PERMISSION_DENIED CALLER_NOT_ALLOWED: the certificate is not one of the method's callers.
+    - UNAVAILABLE UNAVAILABLE: billing can't be reached, or this process has as much under way as it takes (64). Try
+      again soon.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -35,25 +44,79 @@ class TranslateServiceStub:
     def __new__(cls, channel: _aio.Channel) -> TranslateServiceAsyncStub: ...
     TranslateText: _grpc.UnaryUnaryMultiCallable[_translate_pb2.TranslateTextRequest, _translate_pb2.TranslateTextResponse]
     """Translates a text: holds credits, asks the provider, settles, and answers only then. A failure costs nothing.
-    NOT_FOUND for a guest, PERMISSION_DENIED for a viewer; INVALID_ARGUMENT language_unknown;
-    FAILED_PRECONDITION insufficient_credits; a provider's failures as in CommonReason.
     A call that is cancelled stops the provider, unless another caller waits for the same translation.
+
+    Repeat: a translation is kept for an hour in the process that made it, and the same workspace gets it again for
+    nothing. Another replica makes and charges it anew; so repeat by hand, not by a retry policy.
+
+    Deadline: the provider's time (TRANSLATE_TIMEOUT_S, 60 seconds unless set) and 15 seconds. Of a shorter one the
+    provider gets what is left.
+
+    Errors:
+    - NOT_FOUND NOT_FOUND: the caller is a guest of the workspace.
+    - PERMISSION_DENIED PERMISSION_DENIED: the caller is a viewer, who may not spend.
+    - INVALID_ARGUMENT LANGUAGE_UNKNOWN: of `target` or `source`.
+    - INVALID_ARGUMENT PRICE_UNKNOWN: billing has no price for the operator's choice of model.
+    - FAILED_PRECONDITION INSUFFICIENT_CREDITS: too few for a first answer, or the answer was longer than they buy.
+    - DEADLINE_EXCEEDED PROVIDER_TIMEOUT: the provider's time, or your deadline, is up.
+    - UNAVAILABLE PROVIDER_RATE_LIMITED: wait as long as the metadata says.
+    - INTERNAL PROVIDER_UNAVAILABLE: after three tries.
+    - INTERNAL PROVIDER_AUTH_FAILED: the operator's to mend.
+    - INTERNAL PROVIDER_REJECTED: the operator's to mend, as a rule.
+    - INTERNAL PROVIDER_BAD_RESPONSE: two answers were not in the form that was asked for.
+    - INTERNAL CONTENT_FILTERED: this text will be refused again.
     """
 
 @_typing.type_check_only
 class TranslateServiceAsyncStub(TranslateServiceStub):
-    """Keeps nothing but a cache in memory. The provider and its model are the operator's choice."""
+    """Keeps nothing but a cache in memory. The provider and its model are the operator's choice.
+
+    Within backendai.translate.v1 things are added and never removed or changed.
+
+    Errors of every method:
+    - INVALID_ARGUMENT INVALID_ARGUMENT: a field is not as its comment says, the caller's among them.
+    - PERMISSION_DENIED CALLER_NOT_ALLOWED: the certificate is not one of the method's callers.
+    - UNAVAILABLE UNAVAILABLE: billing can't be reached, or this process has as much under way as it takes (64). Try
+      again soon.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     TranslateText: _aio.UnaryUnaryMultiCallable[_translate_pb2.TranslateTextRequest, _translate_pb2.TranslateTextResponse]  # type: ignore[assignment]
     """Translates a text: holds credits, asks the provider, settles, and answers only then. A failure costs nothing.
-    NOT_FOUND for a guest, PERMISSION_DENIED for a viewer; INVALID_ARGUMENT language_unknown;
-    FAILED_PRECONDITION insufficient_credits; a provider's failures as in CommonReason.
     A call that is cancelled stops the provider, unless another caller waits for the same translation.
+
+    Repeat: a translation is kept for an hour in the process that made it, and the same workspace gets it again for
+    nothing. Another replica makes and charges it anew; so repeat by hand, not by a retry policy.
+
+    Deadline: the provider's time (TRANSLATE_TIMEOUT_S, 60 seconds unless set) and 15 seconds. Of a shorter one the
+    provider gets what is left.
+
+    Errors:
+    - NOT_FOUND NOT_FOUND: the caller is a guest of the workspace.
+    - PERMISSION_DENIED PERMISSION_DENIED: the caller is a viewer, who may not spend.
+    - INVALID_ARGUMENT LANGUAGE_UNKNOWN: of `target` or `source`.
+    - INVALID_ARGUMENT PRICE_UNKNOWN: billing has no price for the operator's choice of model.
+    - FAILED_PRECONDITION INSUFFICIENT_CREDITS: too few for a first answer, or the answer was longer than they buy.
+    - DEADLINE_EXCEEDED PROVIDER_TIMEOUT: the provider's time, or your deadline, is up.
+    - UNAVAILABLE PROVIDER_RATE_LIMITED: wait as long as the metadata says.
+    - INTERNAL PROVIDER_UNAVAILABLE: after three tries.
+    - INTERNAL PROVIDER_AUTH_FAILED: the operator's to mend.
+    - INTERNAL PROVIDER_REJECTED: the operator's to mend, as a rule.
+    - INTERNAL PROVIDER_BAD_RESPONSE: two answers were not in the form that was asked for.
+    - INTERNAL CONTENT_FILTERED: this text will be refused again.
     """
 
 class TranslateServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Keeps nothing but a cache in memory. The provider and its model are the operator's choice."""
+    """Keeps nothing but a cache in memory. The provider and its model are the operator's choice.
+
+    Within backendai.translate.v1 things are added and never removed or changed.
+
+    Errors of every method:
+    - INVALID_ARGUMENT INVALID_ARGUMENT: a field is not as its comment says, the caller's among them.
+    - PERMISSION_DENIED CALLER_NOT_ALLOWED: the certificate is not one of the method's callers.
+    - UNAVAILABLE UNAVAILABLE: billing can't be reached, or this process has as much under way as it takes (64). Try
+      again soon.
+    """
 
     @_abc_1.abstractmethod
     def TranslateText(
@@ -62,9 +125,27 @@ class TranslateServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_translate_pb2.TranslateTextResponse, _abc.Awaitable[_translate_pb2.TranslateTextResponse]]:
         """Translates a text: holds credits, asks the provider, settles, and answers only then. A failure costs nothing.
-        NOT_FOUND for a guest, PERMISSION_DENIED for a viewer; INVALID_ARGUMENT language_unknown;
-        FAILED_PRECONDITION insufficient_credits; a provider's failures as in CommonReason.
         A call that is cancelled stops the provider, unless another caller waits for the same translation.
+
+        Repeat: a translation is kept for an hour in the process that made it, and the same workspace gets it again for
+        nothing. Another replica makes and charges it anew; so repeat by hand, not by a retry policy.
+
+        Deadline: the provider's time (TRANSLATE_TIMEOUT_S, 60 seconds unless set) and 15 seconds. Of a shorter one the
+        provider gets what is left.
+
+        Errors:
+        - NOT_FOUND NOT_FOUND: the caller is a guest of the workspace.
+        - PERMISSION_DENIED PERMISSION_DENIED: the caller is a viewer, who may not spend.
+        - INVALID_ARGUMENT LANGUAGE_UNKNOWN: of `target` or `source`.
+        - INVALID_ARGUMENT PRICE_UNKNOWN: billing has no price for the operator's choice of model.
+        - FAILED_PRECONDITION INSUFFICIENT_CREDITS: too few for a first answer, or the answer was longer than they buy.
+        - DEADLINE_EXCEEDED PROVIDER_TIMEOUT: the provider's time, or your deadline, is up.
+        - UNAVAILABLE PROVIDER_RATE_LIMITED: wait as long as the metadata says.
+        - INTERNAL PROVIDER_UNAVAILABLE: after three tries.
+        - INTERNAL PROVIDER_AUTH_FAILED: the operator's to mend.
+        - INTERNAL PROVIDER_REJECTED: the operator's to mend, as a rule.
+        - INTERNAL PROVIDER_BAD_RESPONSE: two answers were not in the form that was asked for.
+        - INTERNAL CONTENT_FILTERED: this text will be refused again.
         """
 
 def add_TranslateServiceServicer_to_server(servicer: TranslateServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
