@@ -57,7 +57,7 @@ contract: $(VENV)/.dev ## Try what the OpenAPI document promises against the run
 	@CONTRACT_EXAMPLES="$(EXAMPLES)" CONTRACT_SEED="$(SEED)" $(BIN)/python -m pytest tests/contract -s $(ARGS)
 
 .PHONY: check
-check: fmt-check lint types arch proto-check openapi-check lock-check ## What CI runs besides the tests.
+check: fmt-check lint types arch proto-check proto-breaking openapi-check lock-check ## What CI runs besides the tests.
 
 .PHONY: fmt
 fmt: $(VENV)/.dev ## Format the code and sort its imports.
@@ -97,6 +97,10 @@ proto-check: $(VENV)/.dev ## Lint the .proto files; making the stubs again must 
 	$(BIN)/buf lint
 	@set -e; made=$$(mktemp -d); trap 'rm -rf "$$made"' EXIT; $(call PROTOC,"$$made"); \
 	diff -r -x __pycache__ proto/gen "$$made" || { echo "proto/gen does not fit the .proto files: run make proto." >&2; exit 1; }
+
+.PHONY: proto-breaking
+proto-breaking: $(VENV)/.dev ## Fail when the .proto files break clients compiled from main's; BASE=v0.1.0 compares with that.
+	@.ci/proto-breaking $(BASE)
 
 .PHONY: openapi
 openapi: $(VENV)/.dev ## Write docs/openapi.json from the gateway's routes.
