@@ -33,11 +33,11 @@ class _BillingReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Billing
     """Not used."""
     BILLING_REASON_INSUFFICIENT_CREDITS: _BillingReason.ValueType  # 1
     """Nothing, or too little for an answer, is available; the workspace needs a grant. Metadata: `available`, in credits,
-    a decimal with nine places at most. Example: {"available": "0.000012"}.
+    a decimal with nine places at most. Example: `{"available": "0.000012"}`.
     """
     BILLING_REASON_PRICE_UNKNOWN: _BillingReason.ValueType  # 2
     """The price list has no such provider and model, or no price for this kind of use; unknown is never free.
-    Metadata: `provider`, `model`. Example: {"provider": "openai", "model": "gpt-9"}.
+    Metadata: `provider`, `model`. Example: `{"provider": "openai", "model": "gpt-9"}`.
     """
     BILLING_REASON_HOLD_RELEASED: _BillingReason.ValueType  # 3
     """The hold was released, or has expired, before this call; nothing is set aside.
@@ -53,11 +53,11 @@ BILLING_REASON_UNSPECIFIED: BillingReason.ValueType  # 0
 """Not used."""
 BILLING_REASON_INSUFFICIENT_CREDITS: BillingReason.ValueType  # 1
 """Nothing, or too little for an answer, is available; the workspace needs a grant. Metadata: `available`, in credits,
-a decimal with nine places at most. Example: {"available": "0.000012"}.
+a decimal with nine places at most. Example: `{"available": "0.000012"}`.
 """
 BILLING_REASON_PRICE_UNKNOWN: BillingReason.ValueType  # 2
 """The price list has no such provider and model, or no price for this kind of use; unknown is never free.
-Metadata: `provider`, `model`. Example: {"provider": "openai", "model": "gpt-9"}.
+Metadata: `provider`, `model`. Example: `{"provider": "openai", "model": "gpt-9"}`.
 """
 BILLING_REASON_HOLD_RELEASED: BillingReason.ValueType  # 3
 """The hold was released, or has expired, before this call; nothing is set aside.

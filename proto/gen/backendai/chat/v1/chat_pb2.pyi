@@ -34,27 +34,27 @@ class _ChatReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ChatReason
     """Not used."""
     CHAT_REASON_TASK_IN_PROGRESS: _ChatReason.ValueType  # 1
     """The session runs another task; one at a time. Metadata: `task_id`, but not when that has ended this very moment.
-    Example: {"task_id": "019ab3c2-7e57-7d0e-8b1a-5f2d6c0e9a41"}.
+    Example: `{"task_id": "019ab3c2-7e57-7d0e-8b1a-5f2d6c0e9a41"}`.
     """
     CHAT_REASON_SESSION_NOT_ACTIVE: _ChatReason.ValueType  # 2
-    """The session is completed or archived and can't send. Metadata: `status`. Example: {"status": "archived"}."""
+    """The session is completed or archived and can't send. Metadata: `status`. Example: `{"status": "archived"}`."""
     CHAT_REASON_MODEL_UNKNOWN: _ChatReason.ValueType  # 3
     """The price list has no such provider and model; unknown is never free. Metadata: `provider`, `model`.
-    Example: {"provider": "openai", "model": "gpt-9"}.
+    Example: `{"provider": "openai", "model": "gpt-9"}`.
     """
     CHAT_REASON_PROVIDER_NOT_CONFIGURED: _ChatReason.ValueType  # 4
-    """No key is configured for the provider. Metadata: `provider`. Example: {"provider": "google"}."""
+    """No key is configured for the provider. Metadata: `provider`. Example: `{"provider": "google"}`."""
     CHAT_REASON_FRAMEWORK_NOT_AVAILABLE: _ChatReason.ValueType  # 5
-    """The agent framework is not installed. Metadata: `framework`. Example: {"framework": "pydantic_ai"}."""
+    """The agent framework is not installed. Metadata: `framework`. Example: `{"framework": "pydantic_ai"}`."""
     CHAT_REASON_CONTEXT_TOO_LONG: _ChatReason.ValueType  # 6
     """System prompt and message alone can't fit the model's context. Metadata: `context_window_tokens`.
-    Example: {"context_window_tokens": "4096"}.
+    Example: `{"context_window_tokens": "4096"}`.
     """
     CHAT_REASON_IDEMPOTENCY_KEY_REUSED: _ChatReason.ValueType  # 7
     """The idempotency key was used with another body: take a new one. Example: the key of another message."""
     CHAT_REASON_VERSION_MISMATCH: _ChatReason.ValueType  # 8
     """The session's settings were changed since the version the caller saw. Metadata: `version`, the present one.
-    Example: {"version": "3"} for an if_version of 2.
+    Example: `{"version": "3"}` for an if_version of 2.
     """
     CHAT_REASON_LEASE_LOST: _ChatReason.ValueType  # 9
     """The attempt is over: another one runs the task, or it has ended, or was never claimed. Example: an agent that was
@@ -74,27 +74,27 @@ CHAT_REASON_UNSPECIFIED: ChatReason.ValueType  # 0
 """Not used."""
 CHAT_REASON_TASK_IN_PROGRESS: ChatReason.ValueType  # 1
 """The session runs another task; one at a time. Metadata: `task_id`, but not when that has ended this very moment.
-Example: {"task_id": "019ab3c2-7e57-7d0e-8b1a-5f2d6c0e9a41"}.
+Example: `{"task_id": "019ab3c2-7e57-7d0e-8b1a-5f2d6c0e9a41"}`.
 """
 CHAT_REASON_SESSION_NOT_ACTIVE: ChatReason.ValueType  # 2
-"""The session is completed or archived and can't send. Metadata: `status`. Example: {"status": "archived"}."""
+"""The session is completed or archived and can't send. Metadata: `status`. Example: `{"status": "archived"}`."""
 CHAT_REASON_MODEL_UNKNOWN: ChatReason.ValueType  # 3
 """The price list has no such provider and model; unknown is never free. Metadata: `provider`, `model`.
-Example: {"provider": "openai", "model": "gpt-9"}.
+Example: `{"provider": "openai", "model": "gpt-9"}`.
 """
 CHAT_REASON_PROVIDER_NOT_CONFIGURED: ChatReason.ValueType  # 4
-"""No key is configured for the provider. Metadata: `provider`. Example: {"provider": "google"}."""
+"""No key is configured for the provider. Metadata: `provider`. Example: `{"provider": "google"}`."""
 CHAT_REASON_FRAMEWORK_NOT_AVAILABLE: ChatReason.ValueType  # 5
-"""The agent framework is not installed. Metadata: `framework`. Example: {"framework": "pydantic_ai"}."""
+"""The agent framework is not installed. Metadata: `framework`. Example: `{"framework": "pydantic_ai"}`."""
 CHAT_REASON_CONTEXT_TOO_LONG: ChatReason.ValueType  # 6
 """System prompt and message alone can't fit the model's context. Metadata: `context_window_tokens`.
-Example: {"context_window_tokens": "4096"}.
+Example: `{"context_window_tokens": "4096"}`.
 """
 CHAT_REASON_IDEMPOTENCY_KEY_REUSED: ChatReason.ValueType  # 7
 """The idempotency key was used with another body: take a new one. Example: the key of another message."""
 CHAT_REASON_VERSION_MISMATCH: ChatReason.ValueType  # 8
 """The session's settings were changed since the version the caller saw. Metadata: `version`, the present one.
-Example: {"version": "3"} for an if_version of 2.
+Example: `{"version": "3"}` for an if_version of 2.
 """
 CHAT_REASON_LEASE_LOST: ChatReason.ValueType  # 9
 """The attempt is over: another one runs the task, or it has ended, or was never claimed. Example: an agent that was
@@ -421,7 +421,7 @@ class Message(_message.Message):
     """The text; may be empty where an assistant only calls tools."""
     tool_calls_json: _builtins.str
     """The tool calls the assistant asked for, valid JSON: an array in OpenAI's shape; empty when there are none.
-    Example: [{"id": "call_1", "type": "function", "function": {"name": "clock", "arguments": "{}"}}].
+    Example: `[{"id": "call_1", "type": "function", "function": {"name": "clock", "arguments": "{}"}}]`.
     """
     tool_call_id: _builtins.str
     """The id of the call that a tool message answers; empty otherwise."""
@@ -487,7 +487,7 @@ class Task(_message.Message):
     ERROR_CODE_FIELD_NUMBER: _builtins.int
     ERROR_DETAIL_FIELD_NUMBER: _builtins.int
     id: _builtins.str
-    """A UUID (v7), made by the caller of SendMessage or RegenerateAnswer."""
+    """A UUID, made by the caller of SendMessage or RegenerateAnswer."""
     session_id: _builtins.str
     """The UUID of the session it runs in."""
     state: Global___TaskState.ValueType
@@ -995,7 +995,7 @@ class SendMessageRequest(_message.Message):
     session_id: _builtins.str
     """To which session."""
     task_id: _builtins.str
-    """A new UUID (v7) for the task, made by the caller, who can listen for its events before it sends."""
+    """A new UUID for the task, v7 as a rule, made by the caller, who can listen for its events before it sends."""
     content: _builtins.str
     """1 to 100,000 characters, not blank."""
     idempotency_key: _builtins.str
@@ -1068,7 +1068,7 @@ class RegenerateAnswerRequest(_message.Message):
     session_id: _builtins.str
     """In which session."""
     task_id: _builtins.str
-    """A new UUID (v7) for the task, made by the caller, who can listen for its events before it asks."""
+    """A new UUID for the task, v7 as a rule, made by the caller, who can listen for its events before it asks."""
     idempotency_key: _builtins.str
     """As of SendMessageRequest."""
     request_fingerprint: _builtins.bytes

@@ -1114,7 +1114,8 @@ class TaskServiceServicer:
         Repeat: leases other tasks. What an answer that was lost has leased waits for its lease to expire, so no retry
         policy.
 
-        Errors: those of every method; UNAVAILABLE also while chat has not reached billing since it began.
+        Errors:
+        - UNAVAILABLE UNAVAILABLE: also while chat has not reached billing since it began.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -830,7 +830,8 @@ class TaskServiceStub:
     Repeat: leases other tasks. What an answer that was lost has leased waits for its lease to expire, so no retry
     policy.
 
-    Errors: those of every method; UNAVAILABLE also while chat has not reached billing since it began.
+    Errors:
+    - UNAVAILABLE UNAVAILABLE: also while chat has not reached billing since it began.
     """
     HeartbeatTasks: _grpc.UnaryUnaryMultiCallable[_chat_pb2.HeartbeatTasksRequest, _chat_pb2.HeartbeatTasksResponse]
     """Renews leases and reports progress; tells which runs to stop.
@@ -900,7 +901,8 @@ class TaskServiceAsyncStub(TaskServiceStub):
     Repeat: leases other tasks. What an answer that was lost has leased waits for its lease to expire, so no retry
     policy.
 
-    Errors: those of every method; UNAVAILABLE also while chat has not reached billing since it began.
+    Errors:
+    - UNAVAILABLE UNAVAILABLE: also while chat has not reached billing since it began.
     """
     HeartbeatTasks: _aio.UnaryUnaryMultiCallable[_chat_pb2.HeartbeatTasksRequest, _chat_pb2.HeartbeatTasksResponse]  # type: ignore[assignment]
     """Renews leases and reports progress; tells which runs to stop.
@@ -973,7 +975,8 @@ class TaskServiceServicer(metaclass=_abc_1.ABCMeta):
         Repeat: leases other tasks. What an answer that was lost has leased waits for its lease to expire, so no retry
         policy.
 
-        Errors: those of every method; UNAVAILABLE also while chat has not reached billing since it began.
+        Errors:
+        - UNAVAILABLE UNAVAILABLE: also while chat has not reached billing since it began.
         """
 
     @_abc_1.abstractmethod

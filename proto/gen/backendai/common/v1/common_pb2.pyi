@@ -82,7 +82,7 @@ class _CommonReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CommonRe
     """Not used."""
     COMMON_REASON_INVALID_ARGUMENT: _CommonReason.ValueType  # 1
     """A field is missing or malformed: don't repeat the call as it is. Metadata, where one field is to blame: `field`.
-    Example: a page's limit of 0; {"field": "caller.workspace_id"} for one that is no UUID.
+    Example: a page's limit of 0; `{"field": "caller.workspace_id"}` for one that is no UUID.
     """
     COMMON_REASON_NOT_FOUND: _CommonReason.ValueType  # 2
     """The object does not exist, or not for this caller; the two are not told apart. Example: another user's session."""
@@ -102,7 +102,7 @@ class _CommonReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CommonRe
     """The provider did not answer in the time that was left. Example: 60 seconds for a translation."""
     COMMON_REASON_PROVIDER_RATE_LIMITED: _CommonReason.ValueType  # 8
     """The provider asks for fewer calls, or its account has no quota left; it has been tried three times. Metadata, if
-    the provider says so: `retry_after_seconds`. Example: {"retry_after_seconds": "20"}.
+    the provider says so: `retry_after_seconds`. Example: `{"retry_after_seconds": "20"}`.
     """
     COMMON_REASON_PROVIDER_AUTH_FAILED: _CommonReason.ValueType  # 9
     """The provider does not accept the key it was given: the operator's to mend. Example: a key that was revoked."""
@@ -124,7 +124,7 @@ COMMON_REASON_UNSPECIFIED: CommonReason.ValueType  # 0
 """Not used."""
 COMMON_REASON_INVALID_ARGUMENT: CommonReason.ValueType  # 1
 """A field is missing or malformed: don't repeat the call as it is. Metadata, where one field is to blame: `field`.
-Example: a page's limit of 0; {"field": "caller.workspace_id"} for one that is no UUID.
+Example: a page's limit of 0; `{"field": "caller.workspace_id"}` for one that is no UUID.
 """
 COMMON_REASON_NOT_FOUND: CommonReason.ValueType  # 2
 """The object does not exist, or not for this caller; the two are not told apart. Example: another user's session."""
@@ -144,7 +144,7 @@ COMMON_REASON_PROVIDER_TIMEOUT: CommonReason.ValueType  # 7
 """The provider did not answer in the time that was left. Example: 60 seconds for a translation."""
 COMMON_REASON_PROVIDER_RATE_LIMITED: CommonReason.ValueType  # 8
 """The provider asks for fewer calls, or its account has no quota left; it has been tried three times. Metadata, if
-the provider says so: `retry_after_seconds`. Example: {"retry_after_seconds": "20"}.
+the provider says so: `retry_after_seconds`. Example: `{"retry_after_seconds": "20"}`.
 """
 COMMON_REASON_PROVIDER_AUTH_FAILED: CommonReason.ValueType  # 9
 """The provider does not accept the key it was given: the operator's to mend. Example: a key that was revoked."""

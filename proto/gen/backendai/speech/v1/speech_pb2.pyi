@@ -37,7 +37,7 @@ class _SpeechReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SpeechRe
     SPEECH_REASON_AUDIO_TOO_SHORT: _SpeechReason.ValueType  # 5
     """There is less sound than a provider takes. Example: 0.05 seconds."""
     SPEECH_REASON_AUDIO_TOO_LONG: _SpeechReason.ValueType  # 6
-    """There is more sound than this provider takes. Metadata: `max_seconds`. Example: {"max_seconds": "60"}."""
+    """There is more sound than this provider takes. Metadata: `max_seconds`. Example: `{"max_seconds": "60"}`."""
     SPEECH_REASON_LANGUAGE_UNKNOWN: _SpeechReason.ValueType  # 7
     """The language is no ISO 639-1 code. Metadata: `field`. Example: xx."""
     SPEECH_REASON_LANGUAGE_UNSUPPORTED: _SpeechReason.ValueType  # 8
@@ -65,7 +65,7 @@ SPEECH_REASON_AUDIO_UNDECODABLE: SpeechReason.ValueType  # 4
 SPEECH_REASON_AUDIO_TOO_SHORT: SpeechReason.ValueType  # 5
 """There is less sound than a provider takes. Example: 0.05 seconds."""
 SPEECH_REASON_AUDIO_TOO_LONG: SpeechReason.ValueType  # 6
-"""There is more sound than this provider takes. Metadata: `max_seconds`. Example: {"max_seconds": "60"}."""
+"""There is more sound than this provider takes. Metadata: `max_seconds`. Example: `{"max_seconds": "60"}`."""
 SPEECH_REASON_LANGUAGE_UNKNOWN: SpeechReason.ValueType  # 7
 """The language is no ISO 639-1 code. Metadata: `field`. Example: xx."""
 SPEECH_REASON_LANGUAGE_UNSUPPORTED: SpeechReason.ValueType  # 8

@@ -28,7 +28,7 @@ class _TranslateReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Trans
     """Not used."""
     TRANSLATE_REASON_LANGUAGE_UNKNOWN: _TranslateReason.ValueType  # 1
     """A language is no tag of BCP 47 that is registered and that a text can be written in. Metadata: `field`.
-    Example: xx-nope as the target, {"field": "target"}.
+    Example: xx-nope as the target, `{"field": "target"}`.
     """
     TRANSLATE_REASON_INSUFFICIENT_CREDITS: _TranslateReason.ValueType  # 2
     """What the workspace has available does not buy the whole translation; nothing was charged.
@@ -44,7 +44,7 @@ TRANSLATE_REASON_UNSPECIFIED: TranslateReason.ValueType  # 0
 """Not used."""
 TRANSLATE_REASON_LANGUAGE_UNKNOWN: TranslateReason.ValueType  # 1
 """A language is no tag of BCP 47 that is registered and that a text can be written in. Metadata: `field`.
-Example: xx-nope as the target, {"field": "target"}.
+Example: xx-nope as the target, `{"field": "target"}`.
 """
 TRANSLATE_REASON_INSUFFICIENT_CREDITS: TranslateReason.ValueType  # 2
 """What the workspace has available does not buy the whole translation; nothing was charged.
