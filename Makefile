@@ -7,7 +7,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 UV := $(BIN)/uv
-CODE := deploy gateway services tests
+CODE := deploy docs gateway services tests
 GROUPS := gateway chat billing agent speech translate local dev uv
 LOCK := pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-annotate --custom-compile-command "make lock" --quiet
@@ -22,7 +22,7 @@ endif
 
 .PHONY: help
 help: ## List what can be done here.
-	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 # --- run ---
 
@@ -57,7 +57,7 @@ contract: $(VENV)/.dev ## Try what the OpenAPI document promises against the run
 	@CONTRACT_EXAMPLES="$(EXAMPLES)" CONTRACT_SEED="$(SEED)" $(BIN)/python -m pytest tests/contract -s $(ARGS)
 
 .PHONY: check
-check: fmt-check lint types arch proto-check proto-breaking openapi-check lock-check ## What CI runs besides the tests.
+check: fmt-check lint types arch proto-check proto-breaking grpc-docs-check openapi-check lock-check ## What CI runs besides the tests.
 
 .PHONY: fmt
 fmt: $(VENV)/.dev ## Format the code and sort its imports.
@@ -101,6 +101,15 @@ proto-check: $(VENV)/.dev ## Lint the .proto files; making the stubs again must 
 .PHONY: proto-breaking
 proto-breaking: $(VENV)/.dev ## Fail when the .proto files break clients compiled from main's; BASE=v0.1.0 compares with that.
 	@.ci/proto-breaking $(BASE)
+
+.PHONY: grpc-docs
+grpc-docs: $(VENV)/.dev ## Write docs/grpc.md from the .proto files and the chapters in docs/grpc.template.md.
+	@$(BIN)/python -m docs.grpc_document > docs/grpc.md
+
+.PHONY: grpc-docs-check
+grpc-docs-check: $(VENV)/.dev ## Writing docs/grpc.md again must change nothing.
+	@$(BIN)/python -m docs.grpc_document | diff -q docs/grpc.md - > /dev/null || { \
+	  echo "docs/grpc.md does not fit the .proto files and its chapters: run make grpc-docs." >&2; exit 1; }
 
 .PHONY: openapi
 openapi: $(VENV)/.dev ## Write docs/openapi.json from the gateway's routes.
