@@ -95,6 +95,8 @@ class Stack:
         ports = {name: [free_port() for _ in range(count)] for name, count in counts.items()}
         self._beside = [*ports["speech"], *ports["translate"]]
         self.gateway_urls = [f"http://{LOOPBACK}:{port}" for port in ports["gateway"]]
+        self.targets = {name: _target(ports[name]) for name in ("chat", "billing", "speech", "translate")}
+        """Where gRPC reaches all processes of a service."""
         shared = {
             "PATH": os.defpath,
             "PYTHONPATH": f"{ROOT}:{ROOT / 'proto' / 'gen'}",
@@ -102,10 +104,7 @@ class Stack:
             "LOG_LEVEL": "info",
             "DATABASE_URL": database_url,
             "NATS_URL": self.nats.url,
-            "CHAT_ADDRESS": _target(ports["chat"]),
-            "BILLING_ADDRESS": _target(ports["billing"]),
-            "SPEECH_ADDRESS": _target(ports["speech"]),
-            "TRANSLATE_ADDRESS": _target(ports["translate"]),
+            **{f"{name.upper()}_ADDRESS": target for name, target in self.targets.items()},
             "AI_PROVIDERS": "openai,google",
             "OPENAI_API_KEY": "sk-integration",
             "OPENAI_BASE_URL": f"{self.fakes['openai']}/v1",
