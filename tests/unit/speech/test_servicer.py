@@ -13,11 +13,9 @@ from backendai.common.v1 import common_pb2
 from backendai.speech.v1 import speech_pb2 as pb
 from backendai.speech.v1.speech_pb2_grpc import SpeechServiceStub, add_SpeechServiceServicer_to_server
 
-from services.kit.errors import DomainError
 from services.kit.grpc_client import dial
 from services.kit.grpc_errors import error_info
 from services.kit.grpc_server import Server
-from services.speech import errors
 from services.speech.servicer import SpeechServicer
 from services.speech.usecases import Transcriptions
 from tests.audio import tone
@@ -138,12 +136,3 @@ async def test_a_slow_provider_is_told_before_the_caller_s_deadline(
     code, reason = await refusal(stub.Transcribe(messages(head(account), tone("wav")), timeout=4))
     assert (code, reason) == (grpc.StatusCode.DEADLINE_EXCEEDED, "PROVIDER_TIMEOUT")
     assert await account.spent_and_held() == NOTHING
-
-
-def test_every_reason_is_in_the_proto() -> None:
-    reasons = {f"SPEECH_REASON_{error.reason}" for error in vars(errors).values() if _is_own_error(error)}
-    assert reasons == set(pb.SpeechReason.keys()) - {"SPEECH_REASON_UNSPECIFIED"}
-
-
-def _is_own_error(value: object) -> bool:
-    return isinstance(value, type) and issubclass(value, DomainError) and value.__module__ == errors.__name__

@@ -1,14 +1,11 @@
 """Languages, texts, and who may have them translated."""
 
-from collections.abc import Iterator
-
 import pytest
-from backendai.translate.v1.translate_pb2 import TranslateReason
 from langcodes import Language
 
 from services.kit.callers import Role
 from services.kit.errors import DomainError, InvalidArgument, NotFound, PermissionDenied
-from services.translate import errors, languages
+from services.translate import languages
 from services.translate.domain import Job, Usage
 from services.translate.errors import LanguageUnknown
 from services.translate.languages import find_language, find_tag
@@ -94,16 +91,3 @@ def test_viewers_may_not_and_guests_learn_nothing(role: Role, error: type[Domain
 
 def test_an_estimate_counts_bytes() -> None:
     assert Usage.estimate(sent="abcde", received="ü") == Usage(2, 1, estimated=True)
-
-
-def test_the_proto_knows_every_reason() -> None:
-    def ours() -> Iterator[str]:
-        yield from (
-            value.reason
-            for value in vars(errors).values()
-            if isinstance(value, type) and issubclass(value, DomainError) and value is not DomainError
-        )
-
-    assert {f"TRANSLATE_REASON_{reason}" for reason in ours()} == set(TranslateReason.keys()) - {
-        "TRANSLATE_REASON_UNSPECIFIED"
-    }
