@@ -48,9 +48,9 @@ class SpeechServiceStub:
     costs nothing, and a call that is cancelled before there is a transcript stops the provider.
 
     Order: send the head, then wait for the initial metadata. With the key `send-the-file` in it the head is good: send
-    the file in pieces of any size (64 KiB is a good one), then end the stream. Without it send nothing more and wait for
-    the call's end: the head is refused, or its answer was kept from before. A refusal that meets you in the middle of a
-    write can be lost and reads INTERNAL.
+    the file in pieces of any size (64 KiB is a good one), then end the stream. Without it send nothing more and wait
+    for the call's end: the head is refused, or its answer was kept from before. A refusal that meets you in the middle
+    of a write can be lost and reads INTERNAL.
 
     Repeat: under the same hold_id the same file is charged once, whoever does the work. The provider may be asked
     again, so repeat by hand, not by a retry policy. With `may_repeat` the answer is kept for 24 hours, in the process
@@ -103,9 +103,9 @@ class SpeechServiceAsyncStub(SpeechServiceStub):
     costs nothing, and a call that is cancelled before there is a transcript stops the provider.
 
     Order: send the head, then wait for the initial metadata. With the key `send-the-file` in it the head is good: send
-    the file in pieces of any size (64 KiB is a good one), then end the stream. Without it send nothing more and wait for
-    the call's end: the head is refused, or its answer was kept from before. A refusal that meets you in the middle of a
-    write can be lost and reads INTERNAL.
+    the file in pieces of any size (64 KiB is a good one), then end the stream. Without it send nothing more and wait
+    for the call's end: the head is refused, or its answer was kept from before. A refusal that meets you in the middle
+    of a write can be lost and reads INTERNAL.
 
     Repeat: under the same hold_id the same file is charged once, whoever does the work. The provider may be asked
     again, so repeat by hand, not by a retry policy. With `may_repeat` the answer is kept for 24 hours, in the process
@@ -161,9 +161,9 @@ class SpeechServiceServicer(metaclass=_abc_1.ABCMeta):
         costs nothing, and a call that is cancelled before there is a transcript stops the provider.
 
         Order: send the head, then wait for the initial metadata. With the key `send-the-file` in it the head is good: send
-        the file in pieces of any size (64 KiB is a good one), then end the stream. Without it send nothing more and wait for
-        the call's end: the head is refused, or its answer was kept from before. A refusal that meets you in the middle of a
-        write can be lost and reads INTERNAL.
+        the file in pieces of any size (64 KiB is a good one), then end the stream. Without it send nothing more and wait
+        for the call's end: the head is refused, or its answer was kept from before. A refusal that meets you in the middle
+        of a write can be lost and reads INTERNAL.
 
         Repeat: under the same hold_id the same file is charged once, whoever does the work. The provider may be asked
         again, so repeat by hand, not by a retry policy. With `may_repeat` the answer is kept for 24 hours, in the process
