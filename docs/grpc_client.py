@@ -169,7 +169,7 @@ def main() -> None:
         with refused():
             unknown = chat_pb2.SessionSettings(ai_model="gpt-9")
             chat.CreateSession(chat_pb2.CreateSessionRequest(caller=alice, settings=unknown), timeout=DEADLINE_SECONDS)
-        settings = chat_pb2.SessionSettings(name="From another service", system_prompt="Answer briefly.", temperature=0)
+        settings = chat_pb2.SessionSettings(name="From another service", temperature=0)
         opened = insist(
             chat.CreateSession,
             chat_pb2.CreateSessionRequest(caller=alice, settings=settings, idempotency_key=str(uuid.uuid4())),
