@@ -27,6 +27,10 @@ async def banner(settings: Settings, data: DataDirectory) -> str:
         lines.append(("Speech", "a small recogniser of English that guesses; OPENAI_API_KEY makes it good"))
     if settings.translator == "placeholder":
         lines.append(("Translate", "a placeholder; OPENAI_API_KEY or GOOGLE_API_KEY makes it real"))
+    if settings.ops_listen:
+        lines.append(
+            ("Metrics", f"http://{settings.ops_listen}/metrics of the first gateway, the next ports for the rest")
+        )
     if settings.auth_jwks_url:
         return _framed(lines, f"Tokens come from the issuer whose keys are at {settings.auth_jwks_url}.")
     workspace = str(data.demo_workspace)
