@@ -80,6 +80,10 @@ types: $(VENV)/.dev ## Check the types, strictly.
 arch: $(VENV)/.dev ## Check who may import whom.
 	$(BIN)/lint-imports
 
+.PHONY: bench
+bench: $(VENV)/.dev ## Measure turns: rate, latency, CPU by part. ARGS="--mutual-tls --traced", ARGS="--litellm BIN" for a rival.
+	@$(BIN)/python -m tests.bench.turns $(ARGS)
+
 .PHONY: bench-stream
 bench-stream: $(VENV)/.dev ## Measure streams: the first delta beside the SDK's, then 200 streams for a minute.
 	@$(BIN)/python -m tests.bench.streams first

@@ -141,6 +141,13 @@ class Server(ABC):
             self._process = None
 
     @property
+    def pid(self) -> int:
+        """Of the running process."""
+        if self._process is None:
+            raise Problem(f"{self.name} does not run.")
+        return self._process.pid
+
+    @property
     def log(self) -> Path:
         """Where its output goes while `start` runs it."""
         return self.folder / "log"

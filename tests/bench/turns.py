@@ -2,6 +2,7 @@
 
     python -m tests.bench.turns                                  # this product
     python -m tests.bench.turns --litellm /path/to/bin/litellm   # and the LiteLLM proxy: two workers, no database
+    python -m tests.bench.turns --mutual-tls --traced            # as the production overlay runs it
 
 Everything runs on loopback and stops by itself. What is compared are figures of one run: machines differ.
 """
@@ -17,18 +18,20 @@ import statistics
 import subprocess
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import aiohttp
 import psutil
+import psycopg
 import uvloop
 
 from deploy.local.postgres import Postgres
 from deploy.local.server import LOOPBACK, free_port
 from services.kit import migrations
+from tests.fakes.collector import Collector
 from tests.integration.stack import ROOT, Stack
 
 SESSIONS, WORKSPACES = 200, 8
@@ -49,16 +52,18 @@ class Figures:
     per_second: float
     p50_ms: float
     p99_ms: float
-    cpu_ms: float
+    cpu_ms: Mapping[str, float]
+    """CPU a turn, by part."""
 
     def __str__(self) -> str:
+        shares = ", ".join(f"{part} {ms:.1f}" for part, ms in self.cpu_ms.items())
         return (
             f"{self.name:<10} {self.connections:>3} connections  {self.per_second:7.1f}/s  p50 {self.p50_ms:7.1f} ms  "
-            f"p99 {self.p99_ms:7.1f} ms  {self.cpu_ms:5.1f} ms of CPU a turn"
+            f"p99 {self.p99_ms:7.1f} ms  {sum(self.cpu_ms.values()):5.1f} ms of CPU a turn ({shares})"
         )
 
 
-async def measure(name: str, turn: Turn, *, connections: int, seconds: float, root_pids: list[int]) -> Figures:
+async def measure(name: str, turn: Turn, *, connections: int, seconds: float, pids: Mapping[str, int]) -> Figures:
     """Keep so many connections busy for so long. `turn` gets the connection's number."""
     took: list[float] = []
     stop_at = time.perf_counter() + seconds
@@ -69,9 +74,10 @@ async def measure(name: str, turn: Turn, *, connections: int, seconds: float, ro
             await turn(connection)
             took.append(time.perf_counter() - started)
 
-    before, started = _cpu_seconds(root_pids), time.perf_counter()
+    before, started = _cpu_seconds(pids), time.perf_counter()
     await asyncio.gather(*(keep_busy(connection) for connection in range(connections)))
     elapsed = time.perf_counter() - started
+    after = _cpu_seconds(pids)
     percentiles = statistics.quantiles(took, n=100)
     return Figures(
         name,
@@ -79,25 +85,65 @@ async def measure(name: str, turn: Turn, *, connections: int, seconds: float, ro
         len(took) / elapsed,
         percentiles[49] * 1_000,
         percentiles[98] * 1_000,
-        (_cpu_seconds(root_pids) - before) / len(took) * 1_000,
+        {part: (after[part] - before[part]) / len(took) * 1_000 for part in pids},
     )
 
 
-def _cpu_seconds(root_pids: list[int]) -> float:
-    processes = [psutil.Process(pid) for pid in root_pids]
-    everyone = {child for process in processes for child in (process, *process.children(recursive=True))}
-    return float(sum(sum(process.cpu_times()[:2]) for process in everyone))
+def _cpu_seconds(pids: Mapping[str, int]) -> dict[str, float]:
+    """What each part has used; its children that have ended count, too."""
+    return {part: sum(_cpu_of(process) for process in _family(pid)) for part, pid in pids.items()}
+
+
+def _family(pid: int) -> list[psutil.Process]:
+    process = psutil.Process(pid)
+    return [process, *process.children(recursive=True)]
+
+
+def _cpu_of(process: psutil.Process) -> float:
+    try:
+        return float(sum(process.cpu_times()[:4]))
+    except psutil.NoSuchProcess:
+        return 0.0
+
+
+@dataclass(frozen=True)
+class Product:
+    """The running product."""
+
+    stack: Stack
+    postgres: Postgres
+    database_url: str
+
+    @property
+    def pids(self) -> dict[str, int]:
+        """Its parts, the servers it leans on included; speech and translate have nothing to do."""
+        own = {name: self.stack[f"{name}0"].pid for name in ("gateway", "chat", "billing", "agent")}
+        return {**own, "postgres": self.postgres.pid, "nats": self.stack.nats.pid}
+
+    def stored_bytes(self) -> int:
+        """The size of the database, indexes included."""
+        with psycopg.connect(self.database_url) as connection:
+            (size,) = connection.execute("select pg_database_size(current_database())").fetchone() or (0,)
+            return int(size)
+
+    def print_memory(self) -> None:
+        """What each process takes now."""
+        sizes = {part: psutil.Process(pid).memory_info().rss / 2**20 for part, pid in self.pids.items()}
+        print("memory     " + ", ".join(f"{part} {size:.0f} MiB" for part, size in sizes.items()))
 
 
 @contextmanager
-def product(folder: Path) -> Iterator[Stack]:
+def product(folder: Path, *, mutual_tls: bool, traced: bool) -> Iterator[Product]:
     """The product on a durable Postgres, one process of each service."""
-    with Postgres(folder / "postgres") as postgres:
+    with Postgres(folder / "postgres") as postgres, Collector() as collector:
         url = postgres.create_database("bench")
         for service in ("billing", "chat"):
             migrations.upgrade(ROOT / "services" / service / "migrations", service, url)
-        with Stack(folder, url, env={"LOG_LEVEL": "warning", "BILLING_SIGNUP_CREDITS": "1000"}) as stack:
-            yield stack
+        env = {"LOG_LEVEL": "warning", "BILLING_SIGNUP_CREDITS": "1000"}
+        if traced:
+            env["OTEL_EXPORTER_OTLP_ENDPOINT"] = collector.url
+        with Stack(folder, url, mutual_tls=mutual_tls, env=env) as stack:
+            yield Product(stack, postgres, url)
 
 
 async def product_turn(stack: Stack, http: aiohttp.ClientSession) -> Turn:
@@ -166,16 +212,20 @@ async def litellm_turn(url: str, http: aiohttp.ClientSession) -> Turn:
 
 async def run(arguments: argparse.Namespace, folder: Path) -> None:
     """Measure one after the other, at each number of connections."""
-    with product(folder) as stack:
+    with product(folder, mutual_tls=arguments.mutual_tls, traced=arguments.traced) as running:
+        stack = running.stack
         async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as http:
             turn = await product_turn(stack, http)
             for number in range(WARM_UP_TURNS):
                 await turn(number % 32)
-            ours = [process.pid for name, process in stack.processes.items() if name not in stack.fakes]
+            stored, turns = running.stored_bytes(), 0.0
             for connections in arguments.connections:
-                print(
-                    await measure("product", turn, connections=connections, seconds=arguments.seconds, root_pids=ours)
-                )
+                seconds = arguments.seconds
+                found = await measure("product", turn, connections=connections, seconds=seconds, pids=running.pids)
+                turns += found.per_second * seconds
+                print(found)
+            running.print_memory()
+            print(f"storage    {(running.stored_bytes() - stored) / turns / 1_024:.1f} KiB a turn, indexes included")
             if not arguments.litellm:
                 return
             with litellm(arguments.litellm, stack.fakes["openai"], folder) as (url, pid):
@@ -184,7 +234,9 @@ async def run(arguments: argparse.Namespace, folder: Path) -> None:
                     await rival(0)
                 for connections in arguments.connections:
                     seconds = arguments.seconds
-                    print(await measure("litellm", rival, connections=connections, seconds=seconds, root_pids=[pid]))
+                    print(
+                        await measure("litellm", rival, connections=connections, seconds=seconds, pids={"litellm": pid})
+                    )
 
 
 def main() -> None:
@@ -192,6 +244,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--connections", type=int, nargs="+", default=[1, 32])
     parser.add_argument("--seconds", type=float, default=10.0, help="per measurement, at most 60")
+    parser.add_argument("--mutual-tls", action="store_true", help="certificates between the services")
+    parser.add_argument("--traced", action="store_true", help="every turn traced to a collector")
     parser.add_argument("--litellm", help="the litellm executable of an environment with litellm[proxy]")
     arguments = parser.parse_args()
     arguments.seconds = min(arguments.seconds, 60.0)
