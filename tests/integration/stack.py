@@ -178,6 +178,8 @@ class Stack:
         for process in self.processes.values():
             process.send(signal.SIGCONT)
         for process in reversed(self.processes.values()):
+            process.send(signal.SIGTERM)
+        for process in self.processes.values():
             process.stop()
         self.nats.stop()
 
