@@ -35,6 +35,9 @@ OPTIONS = (
     ("grpc.keepalive_time_ms", 20_000),
     ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
     ("grpc.keepalive_permit_without_calls", 1),
+    # A client looks its names up when it dials: so it finds new replicas within five minutes. Calls under way go on.
+    ("grpc.max_connection_age_ms", 300_000),
+    ("grpc.max_connection_age_grace_ms", 600_000),
 )
 
 
