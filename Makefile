@@ -52,6 +52,10 @@ migrate: $(VENV)/.local ## Bring the database that DATABASE_URL names up to date
 test: $(VENV)/.dev ## Run every test; ARGS="-k name" picks some.
 	@$(BIN)/python -m pytest $(ARGS)
 
+.PHONY: test-production
+test-production: $(VENV)/.dev ## Run the integration tests on two of each service with mutual TLS between them.
+	@TEST_PRODUCTION=1 $(BIN)/python -m pytest tests/integration $(ARGS)
+
 .PHONY: contract
 contract: $(VENV)/.dev ## Try what the OpenAPI document promises against the running system: EXAMPLES=60 SEED=7 tries more.
 	@CONTRACT_EXAMPLES="$(EXAMPLES)" CONTRACT_SEED="$(SEED)" $(BIN)/python -m pytest tests/contract -s $(ARGS)

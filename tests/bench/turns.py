@@ -3,6 +3,7 @@
     python -m tests.bench.turns                                  # this product
     python -m tests.bench.turns --litellm /path/to/bin/litellm   # and the LiteLLM proxy: two workers, no database
     python -m tests.bench.turns --mutual-tls --traced            # as the production overlay runs it
+    python -m tests.bench.turns --tokens 300 --token-delay-ms 10 --connections 64   # answers as models write them
 
 Everything runs on loopback and stops by itself. What is compared are figures of one run: machines differ.
 """
@@ -34,7 +35,7 @@ from services.kit import migrations
 from tests.fakes.collector import Collector
 from tests.integration.stack import ROOT, Stack
 
-SESSIONS, WORKSPACES = 200, 8
+SESSIONS, WORKSPACES, MAX_CONNECTIONS = 200, 8, 100
 WARM_UP_TURNS = 200
 QUESTION = "What is the capital of France?"
 LITELLM_KEY = "sk-litellm-of-a-benchmark-on-loopback-0123456789"
@@ -146,16 +147,16 @@ def product(folder: Path, *, mutual_tls: bool, traced: bool) -> Iterator[Product
             yield Product(stack, postgres, url)
 
 
-async def product_turn(stack: Stack, http: aiohttp.ClientSession) -> Turn:
+async def product_turn(stack: Stack, http: aiohttp.ClientSession, workspaces: int) -> Turn:
     """A sync send; each connection walks its own sessions."""
-    users = [stack.user(f"user{number}") for number in range(WORKSPACES)]
+    users = [stack.user(f"user{number}") for number in range(workspaces)]
     targets = []
     for number in range(SESSIONS):
-        user = users[number % WORKSPACES]
+        user = users[number % workspaces]
         targets.append((stack.gateway_urls[0] + user.messages(await user.new_session()), user.token))
     for user in users:
         await user.aclose()
-    walks = [itertools.cycle(targets[start::32]) for start in range(32)]
+    walks = [itertools.cycle(targets[start::MAX_CONNECTIONS]) for start in range(MAX_CONNECTIONS)]
 
     async def turn(connection: int) -> None:
         url, token = next(walks[connection])
@@ -215,8 +216,9 @@ async def run(arguments: argparse.Namespace, folder: Path) -> None:
     with product(folder, mutual_tls=arguments.mutual_tls, traced=arguments.traced) as running:
         stack = running.stack
         async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as http:
-            turn = await product_turn(stack, http)
-            for number in range(WARM_UP_TURNS):
+            turn = await product_turn(stack, http, arguments.workspaces)
+            stack.script("openai", default={"tokens": arguments.tokens, "token_delay_ms": arguments.token_delay_ms})
+            for number in range(arguments.warm_up):
                 await turn(number % 32)
             stored, turns = running.stored_bytes(), 0.0
             for connections in arguments.connections:
@@ -244,11 +246,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--connections", type=int, nargs="+", default=[1, 32])
     parser.add_argument("--seconds", type=float, default=10.0, help="per measurement, at most 60")
+    parser.add_argument("--workspaces", type=int, default=WORKSPACES, help="accounts that the turns are charged to")
+    parser.add_argument("--tokens", type=int, default=0, help="an answer's length; 0: a short sentence")
+    parser.add_argument("--token-delay-ms", type=float, default=0)
     parser.add_argument("--mutual-tls", action="store_true", help="certificates between the services")
     parser.add_argument("--traced", action="store_true", help="every turn traced to a collector")
+    parser.add_argument("--warm-up", type=int, default=WARM_UP_TURNS, help="turns before the measurement")
     parser.add_argument("--litellm", help="the litellm executable of an environment with litellm[proxy]")
     arguments = parser.parse_args()
     arguments.seconds = min(arguments.seconds, 60.0)
+    arguments.connections = [min(connections, MAX_CONNECTIONS) for connections in arguments.connections]
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         uvloop.run(run(arguments, Path(folder)))
 

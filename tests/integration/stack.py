@@ -25,6 +25,10 @@ SECRET = "integration-tests-sign-their-tokens-with-this"
 START_SECONDS = 30.0
 STOP_SECONDS = 15.0
 POLL_SECONDS = 0.02
+# A system is one process of each service that speak plain text, as make up runs it. TEST_PRODUCTION=1 makes it two of
+# each with mutual TLS between them, unless a test says otherwise.
+PRODUCTION = os.environ.get("TEST_PRODUCTION", "") == "1"
+OF_EACH = 2 if PRODUCTION else 1
 
 
 class Process:
@@ -81,9 +85,9 @@ class Stack:
         folder: Path,
         database_url: str,
         *,
-        of_each: int = 1,
+        of_each: int = OF_EACH,
         agents: int | None = None,
-        mutual_tls: bool = False,
+        mutual_tls: bool = PRODUCTION,
         env: Mapping[str, str] | None = None,
     ) -> None:
         self.folder = folder
@@ -153,6 +157,10 @@ class Stack:
     def __getitem__(self, name: str) -> Process:
         """A process by its name: chat0, agent1, …"""
         return self.processes[name]
+
+    def all_of(self, service: str) -> list[Process]:
+        """A service's processes."""
+        return [process for name, process in self.processes.items() if name.rstrip("0123456789") == service]
 
     def __enter__(self) -> Self:
         self.nats.start()

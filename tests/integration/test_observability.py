@@ -76,7 +76,7 @@ def watched(postgres: Postgres, migrated_template: str, tmp_path_factory: pytest
             "LOG_LEVEL": "debug",
             "TRANSLATE_PROVIDER": "openai",
         }
-        with Stack(tmp_path_factory.mktemp("watched"), url, env=env) as running:
+        with Stack(tmp_path_factory.mktemp("watched"), url, of_each=1, env=env) as running:
             yield Watched(running, collector, url)
 
 

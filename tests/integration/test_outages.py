@@ -127,7 +127,8 @@ async def test_while_billing_is_away_nothing_is_opened_or_sent_and_the_rest_work
         turn = (await alice.say(session)).json()
         await quiet_credits(alice)
         before = await seen(alice, session)
-        fragile["billing0"].kill()
+        for process in fragile.all_of("billing"):
+            process.kill()
         try:
             credits_path = f"/api/workspaces/{alice.workspace}/credits/"
             for method, path, options in (
@@ -149,7 +150,8 @@ async def test_while_billing_is_away_nothing_is_opened_or_sent_and_the_rest_work
             ):
                 assert (await alice.get(path)).status_code == 200
         finally:
-            fragile["billing0"].start()
+            for process in fragile.all_of("billing"):
+                process.start()
 
         async def is_back() -> bool:
             return (await alice.get("/readyz")).status_code == 200

@@ -145,19 +145,21 @@ async def test_roles_and_credit_are_asked_before_the_provider(stack: Stack) -> N
 # --- a key ---
 
 
-async def test_a_request_that_comes_again_is_answered_alike_and_paid_once(stack: Stack, alice: User) -> None:
-    stack.script("whisper", next=[{"text": "Once."}])
-    file = tone("mp3", 2.3)
-    first = await transcribe(alice, file, key="k-1")
-    again = await transcribe(alice, file, key="k-1")
-    assert first.status_code == again.status_code == 200
-    assert first.json() == again.json()
-    assert await spent(alice) == Decimal(first.json()["credits_charged"])
-    assert len(heard(stack, file)) == 1
-    other = await transcribe(alice, tone("mp3", 2.4), key="k-1")
-    assert (other.status_code, other.json()["code"]) == (422, "idempotency_key_reused")
-    language = await transcribe(alice, file, key="k-1", language="de")
-    assert (language.status_code, language.json()["code"]) == (422, "idempotency_key_reused")
+async def test_a_request_that_comes_again_is_answered_alike_and_paid_once(single: Stack) -> None:
+    async with single.user() as alice:
+        await alice.credits()
+        single.script("whisper", next=[{"text": "Once."}])
+        file = tone("mp3", 2.3)
+        first = await transcribe(alice, file, key="k-1")
+        again = await transcribe(alice, file, key="k-1")
+        assert first.status_code == again.status_code == 200
+        assert first.json() == again.json()
+        assert await spent(alice) == Decimal(first.json()["credits_charged"])
+        assert len(heard(single, file)) == 1
+        other = await transcribe(alice, tone("mp3", 2.4), key="k-1")
+        assert (other.status_code, other.json()["code"]) == (422, "idempotency_key_reused")
+        language = await transcribe(alice, file, key="k-1", language="de")
+        assert (language.status_code, language.json()["code"]) == (422, "idempotency_key_reused")
 
 
 async def test_twins_on_two_of_everything_are_charged_once(pair: Stack) -> None:

@@ -125,32 +125,32 @@ async def test_an_order_in_the_text_is_data_on_geminis_wire(gemini_stack: Stack)
         assert request["body"]["generationConfig"]["responseSchema"]["required"] == ["source", "translated_text"]
 
 
-async def test_two_hundred_identical_requests_at_once_are_one_call_and_one_charge(stack: Stack) -> None:
-    async with stack.user() as alice:
-        stack.script("openai", default=answering(first_token_delay_ms=1_500, output_tokens=31))
+async def test_two_hundred_identical_requests_at_once_are_one_call_and_one_charge(single: Stack) -> None:
+    async with single.user() as alice:
+        single.script("openai", default=answering(first_token_delay_ms=1_500, output_tokens=31))
         responses = await asyncio.gather(*(translate(alice, "Two hundred") for _ in range(200)))
         assert {response.status_code for response in responses} == {200}
         assert {response.json()["translated_text"] for response in responses} == {"Guten Morgen"}
         charged = [Decimal(response.json()["credits_charged"]) for response in responses]
         assert sorted(charged)[:199] == [Decimal(0)] * 199
-        assert len(asked(stack, "openai", "Two hundred")) == 1
+        assert len(asked(single, "openai", "Two hundred")) == 1
         [entry] = await ledger(alice)
         assert Decimal(entry["amount"]) == -sum(charged) < 0
         assert (await alice.credits())["held"] == "0"
 
 
-async def test_a_repeated_request_is_free_for_the_workspace_and_for_no_other(stack: Stack) -> None:
+async def test_a_repeated_request_is_free_for_the_workspace_and_for_no_other(single: Stack) -> None:
     async with (
-        stack.user() as alice,
-        stack.user("bob", workspace=alice.workspace, role="member") as bob,
-        stack.user() as stranger,
+        single.user() as alice,
+        single.user("bob", workspace=alice.workspace, role="member") as bob,
+        single.user() as stranger,
     ):
-        stack.script("openai", default=answering())
+        single.script("openai", default=answering())
         charged = [(await translate(user, "Once more")).json()["credits_charged"] for user in (alice, alice, bob)]
         assert charged[1:] == ["0", "0"]
         assert Decimal(charged[0]) > 0
         assert (await translate(stranger, "Once more")).json()["credits_charged"] == charged[0]
-        assert len(asked(stack, "openai", "Once more")) == 2
+        assert len(asked(single, "openai", "Once more")) == 2
 
 
 @pytest.mark.parametrize(
@@ -295,20 +295,20 @@ async def test_a_client_that_leaves_stops_the_provider_and_pays_nothing(stack: S
         assert await quiet_credits(alice) == {"balance": "10", "held": "0", "available": "10"}
 
 
-async def test_one_who_leaves_takes_nothing_from_the_others(stack: Stack) -> None:
-    async with stack.user() as alice:
-        stack.script("openai", default=answering(first_token_delay_ms=700))
+async def test_one_who_leaves_takes_nothing_from_the_others(single: Stack) -> None:
+    async with single.user() as alice:
+        single.script("openai", default=answering(first_token_delay_ms=700))
         first = asyncio.create_task(translate(alice, "Stay"))
 
         async def called() -> bool:
-            return bool(asked(stack, "openai", "Stay"))
+            return bool(asked(single, "openai", "Stay"))
 
         await until(called)
         others = [asyncio.create_task(translate(alice, "Stay")) for _ in range(3)]
         await asyncio.sleep(0.2)
         first.cancel()
         assert {response.status_code for response in await asyncio.gather(*others)} == {200}
-        assert len(asked(stack, "openai", "Stay")) == 1
+        assert len(asked(single, "openai", "Stay")) == 1
         assert len(await ledger(alice)) == 1
 
 
