@@ -61,7 +61,7 @@ contract: $(VENV)/.dev ## Try what the OpenAPI document promises against the run
 	@CONTRACT_EXAMPLES="$(EXAMPLES)" CONTRACT_SEED="$(SEED)" $(BIN)/python -m pytest tests/contract -s $(ARGS)
 
 .PHONY: check
-check: fmt-check lint types arch proto-check proto-breaking grpc-docs-check openapi-check lock-check ## What CI runs besides the tests.
+check: fmt-check lint types arch proto-check proto-breaking grpc-docs-check openapi-check lock-check manifests ## What CI runs besides the tests.
 
 .PHONY: fmt
 fmt: $(VENV)/.dev ## Format the code and sort its imports.
@@ -83,6 +83,10 @@ types: $(VENV)/.dev ## Check the types, strictly.
 .PHONY: arch
 arch: $(VENV)/.dev ## Check who may import whom.
 	$(BIN)/lint-imports
+
+.PHONY: manifests
+manifests: $(VENV)/.dev ## Render every Kubernetes manifest and check it against the schemas; needs kubectl.
+	@$(BIN)/python -m deploy.manifests
 
 .PHONY: bench
 bench: $(VENV)/.dev ## Measure turns: rate, latency, CPU by part. ARGS="--mutual-tls --traced", ARGS="--litellm BIN" for a rival.
