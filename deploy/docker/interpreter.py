@@ -25,8 +25,11 @@ LEFT_OUT = (
     *("dist-packages", "site-packages", "__pycache__", "EXTERNALLY-MANAGED", "sitecustomize.py", "*.a"),
     *("_ctypes_test*", "_curses*", "_dbm*", "_gdbm*", "_test*", "_tkinter*", "nis.*", "readline*", "xx*", "_xx*"),
 )
-# What extension modules of packages may lean on wherever they were built, beside libc, which Python itself loads.
-FOR_WHEELS = ("libgcc_s.so.1", "libstdc++.so.6")
+# What a wheel may lean on wherever it was built, by the manylinux policy, as far as this machine has it.
+FOR_WHEELS = (
+    *("libc.so.6", "libdl.so.2", "libgcc_s.so.1", "libm.so.6", "libmvec.so.1", "libpthread.so.0", "libresolv.so.2"),
+    *("librt.so.1", "libstdc++.so.6", "libutil.so.1"),
+)
 
 
 def copy_interpreter(root: Path) -> None:
@@ -83,7 +86,7 @@ def _known_libraries(*names: str) -> set[Path]:
     """Libraries by name, of those that the loader knows for this machine."""
     known = subprocess.run(("ldconfig", "-p"), capture_output=True, text=True, check=True).stdout
     found = dict(re.findall(r"^\s*(\S+) \(.*=> (\S+)$", known, re.MULTILINE)[::-1])  # its first line of a name counts
-    return {Path(found[name]) for name in names}
+    return {Path(found[name]) for name in names if name in found}
 
 
 def _tell_scanners(files: set[Path], root: Path) -> None:
