@@ -1,5 +1,6 @@
 """What tests of several services share: a real Postgres, and a fresh database of it for each test."""
 
+import os
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
@@ -7,12 +8,33 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-from deploy.local.postgres import FAST, Postgres
+from deploy.local.postgres import FAST
 from services.kit import migrations
+from tests import servers
+from tests.servers import Postgres, new_postgres
 
 TEMPLATE = "migrated"
 SERVICES = Path(__file__).parent.parent / "services"
 _copies = count(1)
+_chosen = pytest.StashKey[str]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Choose where Postgres and NATS come from."""
+    try:
+        config.stash[_chosen] = servers.choose(os.environ.get("TEST_SERVERS") or "auto")
+    except servers.Unavailable as reason:
+        raise pytest.UsageError(f"TEST_SERVERS: {reason}") from None
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    """Tell which it is."""
+    return f"servers: {config.stash[_chosen]}"
+
+
+def pytest_unconfigure() -> None:
+    """Leave no container behind."""
+    servers.remove_all()
 
 
 @pytest.fixture(scope="session")
@@ -28,7 +50,7 @@ def open_folder() -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def postgres(open_folder: Path) -> Iterator[Postgres]:
     """The server, for as long as the tests run."""
-    with Postgres(open_folder / "postgres", settings=FAST) as server:
+    with new_postgres(open_folder / "postgres", settings=FAST) as server:
         yield server
 
 

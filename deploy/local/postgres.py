@@ -10,6 +10,7 @@ import signal
 import stat
 import subprocess
 import tempfile
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -34,7 +35,36 @@ CRASH_SAFE = {"fsync": "off", "full_page_writes": "off"}
 FAST = {**CRASH_SAFE, "synchronous_commit": "off"}
 
 
-class Postgres(Server):
+class Databases(ABC):
+    """The databases of a PostgreSQL server, wherever it runs."""
+
+    @abstractmethod
+    def url_of(self, database: str) -> str:
+        """The URL of a database of this server."""
+
+    def create_database(self, name: str, *, template: str = "template1") -> str:
+        """Make a database, unless there is one of that name, and return its URL."""
+        with psycopg.connect(self.url_of("postgres"), autocommit=True) as connection:
+            if not connection.execute("select 1 from pg_database where datname = %s", (name,)).fetchone():
+                create = sql.SQL("create database {} template {}")
+                connection.execute(create.format(sql.Identifier(name), sql.Identifier(template)))
+        return self.url_of(name)
+
+    def drop_database(self, name: str) -> None:
+        """Remove a database and end its sessions."""
+        with psycopg.connect(self.url_of("postgres"), autocommit=True) as connection:
+            connection.execute(sql.SQL("drop database if exists {} with (force)").format(sql.Identifier(name)))
+
+    def is_ready(self) -> bool:
+        """Whether it takes connections."""
+        try:
+            with psycopg.connect(self.url_of("postgres"), connect_timeout=2):
+                return True
+        except psycopg.OperationalError:
+            return False
+
+
+class Postgres(Databases, Server):
     """A PostgreSQL server whose cluster lives in `folder`/data.
 
     It listens on loopback only and asks for a password, which is made once and kept in `folder`/password.
@@ -100,32 +130,11 @@ class Postgres(Server):
         self._check_version()
         self._end_orphan()
 
-    def is_ready(self) -> bool:
-        """Whether it takes connections."""
-        try:
-            with psycopg.connect(self.url_of("postgres"), connect_timeout=2):
-                return True
-        except psycopg.OperationalError:
-            return False
-
     def start(self, within_seconds: float = 30.0) -> str:
         """Run it, wait until it answers, make its database and return the URL."""
         super().start(within_seconds)
         self.create_database(self.database)
         return self.url
-
-    def create_database(self, name: str, *, template: str = "template1") -> str:
-        """Make a database, unless there is one of that name, and return its URL."""
-        with psycopg.connect(self.url_of("postgres"), autocommit=True) as connection:
-            if not connection.execute("select 1 from pg_database where datname = %s", (name,)).fetchone():
-                create = sql.SQL("create database {} template {}")
-                connection.execute(create.format(sql.Identifier(name), sql.Identifier(template)))
-        return self.url_of(name)
-
-    def drop_database(self, name: str) -> None:
-        """Remove a database and end its sessions."""
-        with psycopg.connect(self.url_of("postgres"), autocommit=True) as connection:
-            connection.execute(sql.SQL("drop database if exists {} with (force)").format(sql.Identifier(name)))
 
     def _password(self) -> str:
         return (self.folder / "password").read_text()

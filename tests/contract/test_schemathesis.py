@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from deploy.local.postgres import Postgres
 from tests.integration.stack import Stack
+from tests.servers import Postgres
 
 CONFIG = Path(__file__).parent / "schemathesis.toml"
 # For each operation and phase; `make contract EXAMPLES=60` tries more than 5,000 requests.

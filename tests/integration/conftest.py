@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from deploy.local.postgres import Postgres
 from tests.integration.stack import PRODUCTION, Stack
+from tests.servers import Postgres
 
 
 @pytest.fixture(scope="session")

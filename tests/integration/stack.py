@@ -17,8 +17,8 @@ import httpx
 import jwt
 
 from deploy.local import certs
-from deploy.local.nats import Nats
 from deploy.local.server import LOOPBACK, Command, free_port, listens
+from tests.servers import new_nats
 
 ROOT = Path(__file__).parent.parent.parent
 SECRET = "integration-tests-sign-their-tokens-with-this"
@@ -91,7 +91,7 @@ class Stack:
         env: Mapping[str, str] | None = None,
     ) -> None:
         self.folder = folder
-        self.nats = Nats(folder / "nats")
+        self.nats = new_nats(folder / "nats")
         fakes = {name: free_port() for name in ("openai", "gemini", "whisper")}
         self.fakes = {name: f"http://{LOOPBACK}:{port}" for name, port in fakes.items()}
         counts = dict.fromkeys(("gateway", "chat", "billing", "agent", "speech", "translate"), of_each)

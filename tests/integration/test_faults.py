@@ -1,7 +1,6 @@
 """Two of everything, and the worst that can happen to them: nothing accepted is lost, nothing is paid twice."""
 
 import asyncio
-import shutil
 from decimal import Decimal
 from typing import Any
 
@@ -77,7 +76,7 @@ async def test_wiping_jetstream_under_load_loses_no_accepted_task(pair: Stack) -
         await client.close()
         await asyncio.sleep(0.5)
         await asyncio.to_thread(pair.nats.kill)
-        shutil.rmtree(pair.nats.store, ignore_errors=True)
+        await asyncio.to_thread(pair.nats.wipe)
         await asyncio.sleep(1)
         await asyncio.to_thread(pair.nats.start)
         tasks = await sending

@@ -10,11 +10,12 @@ from uuid import uuid4
 import httpx
 import pytest
 
-from deploy.local.postgres import CRASH_SAFE, Postgres
+from deploy.local.postgres import CRASH_SAFE
 from services.kit import migrations
 from tests.integration.stack import Stack, User
 from tests.integration.test_paid_answer import quiet_credits
 from tests.integration.waiting import until
+from tests.servers import Postgres, new_postgres
 
 SERVICES = Path(__file__).parent.parent.parent / "services"
 PATIENCE_SECONDS = 3.0
@@ -23,7 +24,7 @@ PATIENCE_SECONDS = 3.0
 @pytest.fixture(scope="module")
 def own_postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
     """A server that these tests may kill."""
-    with Postgres(tmp_path_factory.mktemp("own_postgres"), settings=CRASH_SAFE) as server:
+    with new_postgres(tmp_path_factory.mktemp("own_postgres"), settings=CRASH_SAFE) as server:
         yield server
 
 

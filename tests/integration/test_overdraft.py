@@ -7,10 +7,10 @@ from decimal import Decimal
 
 import pytest
 
-from deploy.local.postgres import Postgres
 from tests.integration.stack import Stack, User
 from tests.integration.test_paid_answer import quiet_credits
 from tests.integration.waiting import until
+from tests.servers import Postgres
 
 PARALLEL = 200
 AFFORDED = 10

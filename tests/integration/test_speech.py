@@ -13,12 +13,12 @@ import httpx
 import psutil
 import pytest
 
-from deploy.local.postgres import Postgres
 from deploy.local.recogniser import Recogniser
 from tests.audio import SPOKEN, bomb, tone, wav_of_size
 from tests.integration.stack import Process, Stack, User
 from tests.integration.test_paid_answer import quiet_credits
 from tests.integration.waiting import until
+from tests.servers import Postgres
 
 PATH = "/api/transcribe-audio/"
 PER_SECOND = Decimal("0.006") / 60

@@ -4,7 +4,6 @@ import asyncio
 import os
 import random
 import re
-import shutil
 import signal
 import threading
 import time
@@ -248,7 +247,7 @@ async def test_streams_outlive_a_nats_server_that_is_killed_and_comes_back_empty
 
             await until(began)
             await asyncio.to_thread(pair.nats.kill)
-            shutil.rmtree(pair.nats.store, ignore_errors=True)
+            await asyncio.to_thread(pair.nats.wipe)
             await asyncio.to_thread(pair.nats.start)
             await reading
         assert_whole(reader, words(80))

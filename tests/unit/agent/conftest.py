@@ -6,7 +6,6 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from deploy.local.nats import Nats
 from deploy.local.server import free_port
 from services.agent.frameworks import Framework
 from services.agent.frameworks.langgraph import LangGraph
@@ -22,6 +21,7 @@ from services.kit.grpc_client import dial
 from tests.fakes.chat import FakeChat
 from tests.fakes.gemini import FakeGemini
 from tests.fakes.openai import FakeOpenAI
+from tests.servers import Nats, new_nats
 
 KEY = "sk-a-secret-key"
 FRAMEWORKS: dict[str, Framework] = {"none": Plain(), "langgraph": LangGraph()}
@@ -56,7 +56,7 @@ async def google(gemini_fake: FakeGemini) -> AsyncIterator[Google]:
 
 @pytest.fixture(scope="session")
 def nats_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nats]:
-    with Nats(tmp_path_factory.mktemp("nats")) as server:
+    with new_nats(tmp_path_factory.mktemp("nats")) as server:
         yield server
 
 

@@ -11,7 +11,6 @@ from typing import Any
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from deploy.local.nats import Nats
 from deploy.local.server import free_port
 from services.agent.__main__ import make_providers
 from services.agent.settings import AgentSettings
@@ -19,6 +18,7 @@ from services.kit.bus import Bus
 from tests.fakes.chat import FakeChat
 from tests.fakes.gemini import FakeGemini
 from tests.fakes.openai import FakeOpenAI
+from tests.servers import Nats
 from tests.unit.agent.conftest import KEY
 from tests.unit.agent.test_worker import eventually, wake
 

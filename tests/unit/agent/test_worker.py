@@ -1,7 +1,6 @@
 """The worker against real NATS, real gRPC and the real SDK."""
 
 import asyncio
-import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,7 +13,6 @@ from google.protobuf.struct_pb2 import Struct
 from nats.aio.msg import Msg
 from nats.js.errors import NotFoundError
 
-from deploy.local.nats import Nats
 from deploy.local.server import free_port
 from services.agent import wakeups
 from services.agent.providers.openai import OpenAICompatible
@@ -32,6 +30,7 @@ from services.kit.bus import (
 from tests.fakes.chat import FakeChat
 from tests.fakes.openai import FakeOpenAI
 from tests.fakes.provider import Behaviour
+from tests.servers import Nats, new_nats
 from tests.unit.agent.conftest import KEY, connected, working
 
 PARIS = "The capital of France is Paris."
@@ -496,7 +495,7 @@ async def test_an_idle_worker_stops_at_once(
 async def test_an_agent_that_starts_before_nats_works_once_nats_is_there(
     tmp_path: Path, chat: FakeChat, openai: OpenAICompatible
 ) -> None:
-    server = Nats(tmp_path)
+    server = new_nats(tmp_path)
     chat.add()
     async with working(chat, server.url, openai):
         await asyncio.to_thread(server.start)
@@ -547,14 +546,14 @@ async def test_a_server_that_is_killed_and_comes_back_empty_is_worked_with_again
     tmp_path: Path, chat: FakeChat, openai: OpenAICompatible, openai_fake: FakeOpenAI
 ) -> None:
     openai_fake.queue.append(Behaviour(tokens=20, token_delay_ms=50))
-    with Nats(tmp_path) as server:
+    with new_nats(tmp_path) as server:
         async with working(chat, server.url, openai), connected(server) as bus:
             await ready(bus)
             chat.add()
             await wake(bus)
             await openai_fake.until(lambda: openai_fake.requests)
             await asyncio.to_thread(server.kill)
-            shutil.rmtree(server.store)
+            await asyncio.to_thread(server.wipe)
             await chat.until(lambda: chat.completed)  # the run needs no NATS
             await asyncio.to_thread(server.start)
             await reconnected(bus)
@@ -584,7 +583,7 @@ async def test_a_server_that_restarts_with_its_store_is_asked_again(
     tmp_path: Path, chat: FakeChat, openai: OpenAICompatible
 ) -> None:
     """It has forgotten the requests that waited."""
-    with Nats(tmp_path) as server:
+    with new_nats(tmp_path) as server:
         async with working(chat, server.url, openai), connected(server) as bus:
             await ready(bus)
             await asyncio.to_thread(server.stop)

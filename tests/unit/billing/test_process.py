@@ -14,13 +14,14 @@ from backendai.billing.v1.billing_pb2_grpc import BillingServiceStub
 from grpc_health.v1 import health_pb2
 from grpc_health.v1.health_pb2_grpc import HealthStub
 
-from deploy.local.postgres import FAST, Postgres
+from deploy.local.postgres import FAST
 from deploy.local.server import free_port
 from services.billing.__main__ import main
 from services.billing.migrations.__main__ import main as migrate
 from services.billing.settings import Settings
 from services.kit.grpc_client import dial
 from services.kit.grpc_errors import reason_of
+from tests.servers import new_postgres
 
 WITHIN_SECONDS = 20.0
 
@@ -66,8 +67,7 @@ def settings_for(database_url: str) -> Settings:
 async def test_without_postgres_it_serves_unavailable_until_postgres_is_there(
     open_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    postgres = Postgres(open_folder / "late", settings=FAST)
-    postgres.prepare()
+    postgres = new_postgres(open_folder / "late", settings=FAST)
     async with running(settings_for(postgres.url)) as channel:
         started = time.monotonic()
         workspace = str(uuid4())

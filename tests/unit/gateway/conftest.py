@@ -20,10 +20,10 @@ from backendai.speech.v1 import speech_pb2
 from backendai.translate.v1 import translate_pb2
 from google.protobuf.message import Message
 
-from deploy.local.nats import Nats
 from gateway.server import Gateway, listen
 from gateway.settings import Settings
 from services.kit.grpc_server import Server
+from tests.servers import Nats, new_nats
 from tests.unit.gateway.samples import SECRET, token
 
 DEAD = "127.0.0.1:1"  # nobody listens there
@@ -171,7 +171,7 @@ async def served(gateway: Gateway) -> AsyncIterator[int]:
 
 @pytest.fixture(scope="session")
 def nats_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nats]:
-    with Nats(tmp_path_factory.mktemp("nats")) as server:
+    with new_nats(tmp_path_factory.mktemp("nats")) as server:
         yield server
 
 

@@ -9,8 +9,8 @@ import httpx
 import pytest
 from backendai.chat.v1 import chat_pb2
 
-from deploy.local.nats import Nats
 from gateway.server import Gateway, listen
+from tests.servers import Nats
 from tests.unit.gateway.conftest import FakeServices, served, settings_for, until
 from tests.unit.gateway.samples import CHATS, MESSAGES, WORKSPACE, a_message, a_task, token
 

@@ -13,7 +13,6 @@ import pytest
 from backendai.chat.v1 import chat_pb2
 from grpc.aio import Metadata
 
-from deploy.local.nats import Nats
 from gateway.edge import Edge
 from gateway.problems import Problem
 from gateway.server import Gateway
@@ -23,6 +22,7 @@ from services.kit.errors import NotFound
 from services.kit.ids import new_id
 from tests.integration import waiting
 from tests.integration.following import EVENTS, Reader
+from tests.servers import Nats
 from tests.unit.gateway.conftest import FakeServices, client_of, served, settings_for, until
 from tests.unit.gateway.samples import (
     MESSAGES,
