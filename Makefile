@@ -169,6 +169,10 @@ images: ## Build the images, as REGISTRY/<service>:VERSION; PYTHON_IMAGE is thei
 	    --tag "$(REGISTRY)/$$image:$(VERSION)" .; \
 	done
 
+.PHONY: images-check
+images-check: ## Try what make images has built: each image, then all of them by compose. Needs curl.
+	@REGISTRY="$(REGISTRY)" VERSION="$(VERSION)" deploy/docker/try.sh
+
 # --- installed ---
 
 $(BIN)/python:

@@ -156,6 +156,12 @@ class Container(ABC):
         self._container.stop()
 
     @property
+    def pid(self) -> int:
+        """Of the running process, on the engine's machine."""
+        self._engine.reload()
+        return int(self._engine.attrs["State"]["Pid"])
+
+    @property
     def _engine(self) -> Any:
         """The container, as the engine knows it."""
         return self._container.get_wrapped_container()

@@ -46,6 +46,14 @@ for service in "${services[@]}"; do
   say "$image: $(($(docker inspect --format '{{.Size}}' "$image") / 1000000)) MB; $said"
 done
 
+container=$(docker run -d --network none --env DATABASE_URL=postgresql://127.0.0.1/none "$REGISTRY/billing:$VERSION")
+sleep 0.2
+docker stop -t 30 "$container" >/dev/null
+code=$(docker inspect --format '{{.State.ExitCode}}' "$container")
+docker rm "$container" >/dev/null
+((code != 137)) || fail "a process that is still starting does not end when it is told to"
+say "one that is still starting ends when it is told to"
+
 say "== all of them together"
 trap '"${compose[@]}" down --volumes >/dev/null 2>&1 || true' EXIT
 "${compose[@]}" up -d gateway agent >/dev/null 2>&1 || fail "compose up"
@@ -61,7 +69,7 @@ say "every container says that it is healthy"
 
 say "== docs/api.md, against the gateway's container"
 workspace=$(python3 -c 'import uuid; print(uuid.uuid4())')
-token() { "${compose[@]}" run --rm token "$@" 2>/dev/null | tr -d '\r'; }
+token() { "${compose[@]}" run --rm -T token "$@" 2>/dev/null; }
 alice=$(token --user alice --workspace "$workspace" --role owner) bob=$(token --user bob --role member)
 folder=$(mktemp -d)
 { echo 'set -euo pipefail'; awk '/^```sh$/ { on = 1; next } /^```$/ { on = 0 } on' ../../docs/api.md; } >"$folder/walk.sh"

@@ -4,6 +4,7 @@ import ast
 import importlib
 import re
 import sys
+import tomllib
 from collections.abc import Iterator
 from functools import cache
 from importlib.metadata import distributions
@@ -60,7 +61,12 @@ def test_compose_names_every_setting_of_a_process_and_no_other(process: str) -> 
     assert settings - told - in_image == NOT_IN_COMPOSE
 
 
-def test_every_container_of_ours_is_read_only_and_without_rights() -> None:
+def test_compose_runs_the_version_that_make_images_builds() -> None:
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert set(re.findall(r"VERSION:-([^}]*)", (DOCKER / "compose.yaml").read_text())) == {version}
+
+
+def test_every_container_is_read_only_and_without_rights() -> None:
     for name, service in compose()["services"].items():
         assert service["read_only"], name
         assert service["cap_drop"] == ["ALL"], name
