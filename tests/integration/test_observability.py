@@ -9,11 +9,11 @@ import psycopg
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from deploy.local.postgres import Postgres
 from tests.audio import tone
 from tests.fakes.collector import Collector, Span
 from tests.integration.stack import Stack, User
 from tests.integration.waiting import until
+from tests.servers import Postgres
 
 CANARY = "canary-7f3a91"
 SENT = f"The password is {CANARY}-content."
