@@ -84,6 +84,13 @@ types: $(VENV)/.dev ## Check the types, strictly.
 arch: $(VENV)/.dev ## Check who may import whom.
 	$(BIN)/lint-imports
 
+# Prometheus reads alerts.yaml as it is; its operator wants the same inside an object.
+.PHONY: alerts
+alerts: ## Write deploy/monitoring/rules.yaml from alerts.yaml.
+	@{ printf '%s\n' '# Made from alerts.yaml by make alerts.' 'apiVersion: monitoring.coreos.com/v1' 'kind: PrometheusRule' \
+	  'metadata:' '  name: backendai-chat' 'spec:'; sed -e '/^#/d' -e 's/^/  /' deploy/monitoring/alerts.yaml; \
+	} > deploy/monitoring/rules.yaml
+
 .PHONY: manifests
 manifests: $(VENV)/.dev ## Render every Kubernetes manifest and check it against the schemas; needs kubectl.
 	@$(BIN)/python -m deploy.manifests

@@ -90,5 +90,15 @@ def test_the_runbook_names_events_that_are_logged() -> None:
     assert not unknown
 
 
+def test_the_operator_is_given_the_same_rules() -> None:
+    plain, wrapped = (yaml.safe_load((MONITORING / name).read_text()) for name in ("alerts.yaml", "rules.yaml"))
+    assert wrapped["spec"] == plain
+
+
+def test_every_dashboard_goes_to_the_cluster() -> None:
+    (made,) = yaml.safe_load((MONITORING / "kustomization.yaml").read_text())["configMapGenerator"]
+    assert {Path(file).name for file in made["files"]} == set(DASHBOARDS)
+
+
 def test_dashboards_have_ids_of_their_own() -> None:
     assert len({dashboard["uid"] for dashboard in DASHBOARDS.values()}) == len(DASHBOARDS) == 3

@@ -295,6 +295,7 @@ def test_an_overlay_puts_its_name_into_every_route_and_nowhere_else(
     renderings: dict[str, Rendering], tmp_path: Path
 ) -> None:
     shutil.copytree(K8S, tmp_path / "k8s")
+    shutil.copytree(K8S.parent / "monitoring", tmp_path / "monitoring")
     overlay = tmp_path / "k8s" / "overlays" / "production"
     file = overlay / "kustomization.yaml"
     file.write_text(file.read_text().replace(f"HOST={HOST}", "HOST=talk.example.org"))
