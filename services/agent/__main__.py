@@ -62,7 +62,7 @@ async def main(settings: AgentSettings, stop: asyncio.Event) -> None:
     """Work until `stop`."""
     keep_libraries_quiet()
     tls = Tls.of(settings.grpc_tls_dir)
-    bus = Bus(settings.nats_url, name="agent")
+    bus = Bus(settings.nats_url, name="agent", replicas=settings.nats_replicas)
     server = Server(settings.agent_listen, tls=tls, ops_listen=settings.ops_listen)
     providers = make_providers(settings)
     channel = dial(settings.chat_address, "chat", tls)

@@ -19,6 +19,12 @@ class AgentSettings(ProcessSettings):
     agent_listen: str = Field("127.0.0.1:50053", description="Where the gRPC health service listens, host:port.")
     chat_address: str = Field("127.0.0.1:50051", description="The chat service, a gRPC target.")
     nats_url: str = Field("nats://127.0.0.1:4222", description="The NATS server.")
+    nats_replicas: int = Field(
+        1,
+        ge=1,
+        le=5,
+        description="On how many servers of a NATS cluster the streams are kept; 3 for a cluster of three.",
+    )
     agent_concurrency: int = Field(16, ge=1, le=100, description="Tasks that one process runs at once.")
     agent_provider_timeout_s: float = Field(
         60.0, gt=0, description="How long a provider may keep silent, before its answer and within it, in seconds."

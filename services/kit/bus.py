@@ -13,7 +13,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from nats.js import JetStreamContext
-from nats.js.api import ConsumerConfig, KeyValueConfig, RetentionPolicy, StorageType, StreamConfig
+from nats.js.api import ConsumerConfig, KeyValueConfig, RetentionPolicy, StorageType, StreamConfig, StreamInfo
 from nats.js.errors import BucketNotFoundError, NotFoundError
 from nats.js.kv import KeyValue
 
@@ -54,10 +54,13 @@ class EventsPage:
 
 
 class Bus:
-    """One connection. Every method may be called while NATS is down: publishing then drops the hint."""
+    """One connection. Every method may be called while NATS is down: publishing then drops the hint.
 
-    def __init__(self, url: str, *, name: str) -> None:
-        self._url, self._name = url, name
+    `url` may be several, comma separated; `replicas` is on how many servers of a cluster the streams are kept.
+    """
+
+    def __init__(self, url: str, *, name: str, replicas: int = 1) -> None:
+        self._url, self._name, self._replicas = url, name, replicas
         self.client = Client()
         self.js: JetStreamContext = self.client.jetstream()
         self._dialling: asyncio.Task[None] | None = None
@@ -86,7 +89,7 @@ class Bus:
         while True:
             try:
                 await self.client.connect(
-                    self._url,
+                    self._url.split(","),
                     name=f"backendai-{self._name}",
                     max_reconnect_attempts=-1,
                     reconnect_time_wait=RECONNECT_WAIT_SECONDS,  # type: ignore[arg-type]  # a float works, and is wanted
@@ -143,18 +146,18 @@ class Bus:
 
     async def ensure_jobs(self) -> None:
         """Make the work queue and its consumer if they are missing."""
+        await self._ensure_stream(
+            StreamConfig(
+                name=JOBS_STREAM,
+                subjects=[JOBS_SUBJECT],
+                retention=RetentionPolicy.WORK_QUEUE,
+                storage=StorageType.FILE,
+                max_age=3_600,
+            )
+        )
         try:
             await self.js.consumer_info(JOBS_STREAM, JOBS_CONSUMER)
         except NotFoundError:
-            await self.js.add_stream(
-                StreamConfig(
-                    name=JOBS_STREAM,
-                    subjects=[JOBS_SUBJECT],
-                    retention=RetentionPolicy.WORK_QUEUE,
-                    storage=StorageType.FILE,
-                    max_age=3_600,
-                )
-            )
             await self.js.add_consumer(
                 JOBS_STREAM, ConsumerConfig(durable_name=JOBS_CONSUMER, ack_wait=10, max_ack_pending=10_000)
             )
@@ -171,11 +174,13 @@ class Bus:
     async def ensure_status(self) -> KeyValue:
         """The status bucket, made if it is missing."""
         try:
-            return await self.js.key_value(STATUS_BUCKET)
+            bucket = await self.js.key_value(STATUS_BUCKET)
         except (NotFoundError, BucketNotFoundError):
-            return await self.js.create_key_value(
+            bucket = await self.js.create_key_value(
                 KeyValueConfig(bucket=STATUS_BUCKET, ttl=STATUS_TTL_SECONDS, storage=StorageType.MEMORY, direct=True)
             )
+        await self._replicate(await self.js.stream_info(f"KV_{STATUS_BUCKET}"))
+        return bucket
 
     async def subscribe(self, subject: str, hear: Callable[[Msg], Awaitable[None]]) -> Subscription | None:
         """A plain subscription, which survives reconnects; None while NATS is down."""
@@ -188,20 +193,35 @@ class Bus:
 
     async def ensure_events(self) -> None:
         """Make the stream that keeps the tasks' events for a while, if it is missing: nobody acknowledges anything."""
-        try:
-            await self.js.stream_info(EVENTS_STREAM)
-        except NotFoundError:
-            await self.js.add_stream(
-                StreamConfig(
-                    name=EVENTS_STREAM,
-                    subjects=[f"{EVENTS_SUBJECT}.*"],
-                    storage=StorageType.MEMORY,
-                    max_age=EVENTS_AGE_SECONDS,
-                    max_bytes=EVENTS_BYTES,
-                    no_ack=True,
-                    allow_direct=True,
-                )
+        await self._ensure_stream(
+            StreamConfig(
+                name=EVENTS_STREAM,
+                subjects=[f"{EVENTS_SUBJECT}.*"],
+                storage=StorageType.MEMORY,
+                max_age=EVENTS_AGE_SECONDS,
+                max_bytes=EVENTS_BYTES,
+                no_ack=True,
+                allow_direct=True,
             )
+        )
+
+    async def _ensure_stream(self, config: StreamConfig) -> None:
+        try:
+            stream = await self.js.stream_info(str(config.name))
+        except NotFoundError:
+            stream = await self.js.add_stream(config)
+        await self._replicate(stream)
+
+    async def _replicate(self, stream: StreamInfo) -> None:
+        """Have a stream kept as often as was asked for. Where that can't be, because the cluster is not as large or not
+        all there, it works with what it has; the next look tries again.
+        """
+        if stream.config.num_replicas == self._replicas:
+            return
+        try:
+            await self.js.update_stream(stream.config.evolve(num_replicas=self._replicas))
+        except (TimeoutError, nats.errors.Error) as error:
+            log.warning("stream_not_replicated", stream=stream.config.name, replicas=self._replicas, error=str(error))
 
     async def read_events(self, task_id: str, start: int | datetime, *, timeout_seconds: float) -> EventsPage | None:
         """Stored events of a task, from a place in the stream (the first is 1) or a moment on.

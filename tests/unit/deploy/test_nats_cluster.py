@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import ClassVar
 
 import httpx
+import nats.errors
 import pytest
 
+from deploy.local.nats import Nats
 from deploy.local.server import LOOPBACK, Command, Server, bare_environment, free_port
 from deploy.manifests import K8S
-from services.kit.bus import Bus
+from services.kit.bus import JOBS_CONSUMER, JOBS_STREAM, JOBS_SUBJECT, Bus
 from tests.integration.waiting import until
 
 CONFIG = K8S / "components" / "nats" / "nats.conf"
@@ -82,20 +84,67 @@ def servers(tmp_path: Path) -> Iterator[list[NatsServer]]:
         yield [running.enter_context(NatsServer(tmp_path / str(number), number, routes)) for number in range(SERVERS)]
 
 
+async def connect(bus: Bus) -> None:
+    """Dial, and wait until it is answered."""
+    joined = asyncio.Event()
+    bus.on_connect(joined.set)
+    bus.start()
+    await asyncio.wait_for(joined.wait(), 10)
+
+
 async def test_three_servers_keep_a_stream_for_who_knows_the_password(servers: list[NatsServer]) -> None:
     for server in servers:
         await until(server.is_healthy, within=30)
     here, there = (Bus(f"nats://backendai:{PASSWORD}@{server.url}", name="test") for server in servers[:2])
     for bus in (here, there):
-        joined = asyncio.Event()
-        bus.on_connect(joined.set)
-        bus.start()
-        await asyncio.wait_for(joined.wait(), 10)
+        await connect(bus)
     await here.ensure_jobs()
     stream = await there.js.stream_info("JOBS")
     assert stream.cluster is not None
     assert stream.cluster.name == "backendai"
     for bus in (here, there):
+        await bus.close()
+
+
+async def test_the_queue_of_three_servers_outlives_any_of_them(servers: list[NatsServer]) -> None:
+    """Its leader is killed; a wake-up that was sent before is found, and one that is sent afterwards."""
+    for server in servers:
+        await until(server.is_healthy, within=30)
+    bus = Bus(
+        ",".join(f"nats://backendai:{PASSWORD}@{server.url}" for server in servers), name="test", replicas=SERVERS
+    )
+    await connect(bus)
+    leader = await until(lambda: leader_of_the_queue(bus, followers=2), within=30)
+    await bus.js.publish(JOBS_SUBJECT, b"before")
+    servers[int(leader.removeprefix("nats-"))].kill()
+    assert await until(lambda: leader_of_the_queue(bus, followers=1), within=30) != leader
+    await bus.js.publish(JOBS_SUBJECT, b"after")
+    pulling = await bus.js.pull_subscribe_bind(JOBS_CONSUMER, JOBS_STREAM)
+    assert [message.data for _ in range(2) for message in await pulling.fetch(1, timeout=10)] == [b"before", b"after"]
+    await bus.close()
+
+
+async def leader_of_the_queue(bus: Bus, *, followers: int) -> str:
+    """Who leads it, once it is kept by all and so many others have all of it; "" before."""
+    try:
+        await bus.ensure_jobs()
+        stream = await bus.js.stream_info(JOBS_STREAM)
+    except (TimeoutError, nats.errors.Error, OSError):
+        return ""
+    cluster = stream.cluster
+    if stream.config.num_replicas != SERVERS or cluster is None or not cluster.leader:
+        return ""
+    return cluster.leader if sum(bool(peer.current) for peer in cluster.replicas or ()) >= followers else ""
+
+
+async def test_one_server_keeps_the_queue_alone_whatever_is_asked_for(tmp_path: Path) -> None:
+    with Nats(tmp_path) as server:
+        bus = Bus(server.url, name="test", replicas=SERVERS)
+        await connect(bus)
+        await bus.ensure_jobs()
+        await bus.ensure_events()
+        await bus.ensure_status()
+        assert (await bus.js.stream_info(JOBS_STREAM)).config.num_replicas == 1
         await bus.close()
 
 
