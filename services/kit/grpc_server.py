@@ -13,11 +13,12 @@ from typing import Any
 import grpc
 import structlog
 from google.protobuf.descriptor import FileDescriptor
+from google.protobuf.message import DecodeError
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from services.kit import ops, telemetry
-from services.kit.errors import DomainError, Unavailable
+from services.kit.errors import DomainError, InvalidArgument, Unavailable
 from services.kit.grpc_errors import to_status, unexpected
 from services.kit.logs import where
 from services.kit.metrics import GRPC_SERVER_SECONDS
@@ -68,17 +69,22 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         handler: Any = await continuation(details)
         if handler is None or handler.response_streaming:
             return handler  # type: ignore[no-any-return]
-        behaviour, make = handler.unary_unary, grpc.unary_unary_rpc_method_handler
-        if handler.request_streaming:
-            behaviour, make = handler.stream_unary, grpc.stream_unary_rpc_method_handler
-        wrapped = self._handlers[details.method] = make(
-            self._wrapped(behaviour, details.method),
-            request_deserializer=handler.request_deserializer,
-            response_serializer=handler.response_serializer,
-        )
+        if handler.request_streaming:  # its messages are read, and fail, while the behaviour runs
+            wrapped = grpc.stream_unary_rpc_method_handler(
+                self._wrapped(handler.stream_unary, details.method, None),
+                request_deserializer=handler.request_deserializer,
+                response_serializer=handler.response_serializer,
+            )
+        else:
+            wrapped = grpc.unary_unary_rpc_method_handler(
+                self._wrapped(handler.unary_unary, details.method, handler.request_deserializer),
+                response_serializer=handler.response_serializer,
+            )
+        self._handlers[details.method] = wrapped
         return wrapped
 
-    def _wrapped(self, behaviour: Behaviour, method: str) -> Behaviour:
+    def _wrapped(self, behaviour: Behaviour, method: str, read: Callable[[bytes], Any] | None) -> Behaviour:
+        """The behaviour with all that happens around it, the reading of the request included, where there is one."""
         name = method.removeprefix("/")
 
         async def answer(request: Any, context: Context) -> Any:
@@ -87,7 +93,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 try:
                     if self._checks_callers:
                         check_caller(method, context.auth_context())
-                    return await behaviour(request, context)
+                    return await behaviour(request if read is None else read(request), context)
                 except asyncio.CancelledError:
                     code = grpc.StatusCode.CANCELLED
                     raise
@@ -107,6 +113,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     def _status_of(self, error: Exception, method: str) -> grpc.Status:
         if isinstance(error, CallerNotAllowed):
             log.warning("caller_not_allowed", method=method)
+        if isinstance(error, DecodeError):  # bytes that are no message, or text that is no UTF-8
+            error = InvalidArgument("The request is not a message of the method's type.")
         if isinstance(error, DomainError):
             return to_status(error)
         if self._is_down(error):
