@@ -30,11 +30,12 @@ from services.chat.store.visibility import caller_parameters, is_visible, permis
 from services.kit import telemetry
 from services.kit.callers import Caller
 from services.kit.db import autocommit
-from services.kit.errors import NotFound, PermissionDenied
+from services.kit.errors import InvalidArgument, NotFound, PermissionDenied
 from services.kit.pg import Database
 
-# The race of two sends: both insert, the second meets the run slot's unique index and inserts nothing. What the caller
-# may do is part of the same statement, so nothing can change between the check and the admission.
+# The race of two sends: both insert, the second meets the run slot's unique index and inserts nothing. Neither does one
+# with a task id that is taken, in whatever workspace: it meets the primary key. What the caller may do is part of the
+# same statement, so nothing can change between the check and the admission.
 ADMIT: Final = """
     insert into chat.tasks
       (id, session_id, workspace_id, user_id, kind, state, settings, deadline_at, user_message_id, traceparent)
@@ -50,7 +51,7 @@ ADMIT: Final = """
     where s.id = %(session)s and s.workspace_id = %(workspace)s and s.deleted_at is null and s.status = 'active'
       and %(may_write)s and ((s.user_id = %(user)s and %(member)s) or h.permission = 'write')
       and (%(kind)s = 'send' or again.id is not null)
-    on conflict (session_id) where state in ('admitted', 'queued', 'running') do nothing
+    on conflict do nothing
     returning settings ->> 'ai_provider' as provider, settings ->> 'ai_model' as model,
       (settings ->> 'max_tokens')::bigint as max_tokens,
       coalesce(octet_length(settings ->> 'system_prompt'), 0) as system_prompt_bytes,
@@ -73,6 +74,8 @@ REFUSAL = (
     .select_from(visible_from)
     .where(is_visible, sessions.c.id == bindparam("session"))
 )
+
+ADMISSION_REFUSAL = REFUSAL.add_columns(exists().where(tasks.c.id == bindparam("task")).label("is_task_known"))
 
 # Session first, then task: every statement that ends a turn locks in this order. Both conditions are checked again on
 # the locked rows, so a reaper that gave the turn up or a delete that buried the session meanwhile makes this a no-op.
@@ -212,7 +215,7 @@ class TurnStore:
         else:
             row = next(iter(await self._database.fetch(ADMIT, parameters)), None)
         if row is None:
-            await self._explain_refusal(caller, session_id, kind)
+            await self._explain_refusal(caller, session_id, task_id, kind)
         return Admission(
             task_id=task_id,
             session_id=session_id,
@@ -237,11 +240,13 @@ class TurnStore:
                 await connection.rollback()
             return None, row
 
-    async def _explain_refusal(self, caller: Caller, session_id: SessionId, kind: TurnKind) -> NoReturn:
+    async def _explain_refusal(
+        self, caller: Caller, session_id: SessionId, task_id: TaskId, kind: TurnKind
+    ) -> NoReturn:
         """Raise why an admission inserted nothing."""
-        parameters = {**caller_parameters(caller), "session": session_id}
+        parameters = {**caller_parameters(caller), "session": session_id, "task": task_id}
         async with self._autocommit.connect() as connection:
-            found = (await connection.execute(REFUSAL, parameters)).one_or_none()
+            found = (await connection.execute(ADMISSION_REFUSAL, parameters)).one_or_none()
         if found is None:
             raise NotFound
         if found.permission == Permission.READ or not caller.may_write:
@@ -252,6 +257,8 @@ class TurnStore:
             raise TaskInProgress(task_id=str(found.active_task_id))
         if kind is TurnKind.REGENERATE and not found.has_user_message:
             raise NothingToRegenerate
+        if found.is_task_known:  # nothing of the other task is told, not even whose it is
+            raise InvalidArgument("task_id must be a new UUID: there is a task of this id.", field="task_id")
         raise TaskInProgress("The session was answering another message until now; try again.")
 
     async def accept(

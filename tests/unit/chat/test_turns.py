@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from services.chat.domain import Ending, TaskId, TaskState, Usage
+from services.chat.domain import Ending, SessionSettings, TaskId, TaskState, Usage
 from services.chat.errors import (
     ContextTooLong,
     IdempotencyKeyReused,
@@ -12,10 +12,11 @@ from services.chat.errors import (
     SessionNotActive,
     TaskInProgress,
 )
+from services.chat.store.idempotency import Key
 from services.chat.store.runs import Beat
 from services.kit.bus import JOBS_SUBJECT, events_subject
-from services.kit.callers import Caller, Role
-from services.kit.errors import DomainError, NotFound, PermissionDenied, Unavailable
+from services.kit.callers import Caller, Role, WorkspaceId
+from services.kit.errors import DomainError, InvalidArgument, NotFound, PermissionDenied, Unavailable
 from services.kit.ids import new_id
 from services.kit.paging import PageQuery
 from tests.unit.chat.conftest import Chat, key_of
@@ -52,6 +53,43 @@ async def test_of_many_sends_at_once_to_one_session_one_is_accepted(chat: Chat) 
     assert sum(not isinstance(result, BaseException) for result in results) == 1
     assert all(isinstance(result, TaskInProgress) for result in results if isinstance(result, BaseException))
     assert len(chat.billing.held) == 1
+
+
+@pytest.mark.parametrize("key", [None, "k"])
+async def test_a_task_id_that_is_taken_is_refused_and_tells_nothing_of_its_task(chat: Chat, key: str | None) -> None:
+    first, second = await chat.session(), await chat.session()
+    stranger = Caller("mallory", WorkspaceId(new_id()), Role.OWNER)
+    strange = await chat.sessions.create_session(stranger, SessionSettings(), None)
+    task_id = (await chat.send(first.id)).task.id
+    await chat.answer()
+    told = set()
+    for caller, session in ((chat.alice, first), (chat.alice, second), (stranger, strange)):
+        bound = Key(caller.user_id, "send", key, b"same") if key else None
+        with pytest.raises(InvalidArgument) as refusal:
+            await chat.turns.send_message(caller, session.id, task_id, "Hello?", bound)
+        told.add((str(refusal.value), *refusal.value.metadata.items()))
+    assert told == {("task_id must be a new UUID: there is a task of this id.", ("field", "task_id"))}
+    with pytest.raises(InvalidArgument):
+        await chat.turns.regenerate_answer(chat.alice, first.id, task_id, None)
+    assert chat.billing.held == {}
+    assert await chat.sql("select count(*) from chat.idempotency_keys") == [(0,)]
+    assert (await chat.turns.get_task(chat.alice, first.id, task_id)).task.state is TaskState.COMPLETED
+
+
+async def test_a_task_id_that_is_sent_again_while_it_runs_is_the_task_in_progress(chat: Chat) -> None:
+    session = await chat.session()
+    turn = await chat.send(session.id)
+    with pytest.raises(TaskInProgress) as refusal:
+        await chat.turns.send_message(chat.alice, session.id, turn.task.id, "Hello?", None)
+    assert refusal.value.metadata["task_id"] == str(turn.task.id)
+
+
+async def test_of_one_task_id_in_many_sessions_at_once_one_is_accepted(chat: Chat) -> None:
+    sessions, task_id = [await chat.session() for _ in range(8)], TaskId(new_id())
+    sends = (chat.turns.send_message(chat.alice, session.id, task_id, "Hello?", None) for session in sessions)
+    results = await asyncio.gather(*sends, return_exceptions=True)
+    assert sum(not isinstance(result, BaseException) for result in results) == 1
+    assert sum(isinstance(result, InvalidArgument) for result in results) == 7
 
 
 async def test_twins_of_one_idempotency_key_are_one_turn_also_on_credit_for_one(chat: Chat) -> None:
