@@ -9,6 +9,8 @@ from typing import Generic, TypeVar
 from services.kit.errors import InvalidArgument, InvalidCursor
 
 MAX_LIMIT = 200
+MAX_TOKEN_CHARACTERS = 300
+"""More than any list gives out: the longest names a user, who has at most 255."""
 T = TypeVar("T")
 
 
@@ -24,13 +26,20 @@ class PageQuery:
     def parse(cls, *, limit: int, token: str) -> PageQuery:
         """Of a request's limit and token."""
         if not 1 <= limit <= MAX_LIMIT:
-            raise InvalidArgument(f"limit must be between 1 and {MAX_LIMIT}.")
+            raise InvalidArgument(f"limit must be between 1 and {MAX_LIMIT}.", field="page.limit")
         if not token:
             return cls(limit)
         direction, _, position = token.partition(":")
-        if direction not in ("after", "before") or not position:
+        if direction not in ("after", "before") or not position or len(token) > MAX_TOKEN_CHARACTERS or "\0" in token:
             raise InvalidCursor
         return cls(limit, position, direction == "before")
+
+
+def to_number(position: str, *, digits: int) -> int:
+    """The number in a position, with at most so many digits. InvalidCursor for ², which is a digit to Python too."""
+    if not (position.isascii() and position.isdigit() and len(position) <= digits):
+        raise InvalidCursor
+    return int(position)
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,8 @@ from services.kit.paging import Page, PageQuery, page_of
 
 NAME_WEIGHT = 4
 """How much more a word in a name says about a session than one in a message."""
+RANK_STEP = Decimal("1e-9")
+"""What ranks are rounded to."""
 
 # Ranked first, looked up after: only the sessions of the page are read whole. Nobody else's session can be a hit,
 # since both branches are narrowed to the caller's own.
@@ -94,9 +96,9 @@ def _parse(position: str) -> tuple[Decimal, UUID]:
     rank, _, identifier = position.partition("_")
     parsed = parse_id(identifier)
     try:
-        value = Decimal(rank)
+        value = Decimal(rank).quantize(RANK_STEP)  # fails for what is larger than any rank, or infinite
     except InvalidOperation:
         raise InvalidCursor from None
-    if parsed is None or not value.is_finite():
+    if parsed is None or value.is_nan():
         raise InvalidCursor
     return value, parsed

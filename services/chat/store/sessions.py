@@ -42,7 +42,7 @@ from services.kit.callers import Caller
 from services.kit.db import autocommit
 from services.kit.errors import InvalidCursor, NotFound, PermissionDenied
 from services.kit.ids import parse_id
-from services.kit.paging import Page, PageQuery, page_of
+from services.kit.paging import Page, PageQuery, page_of, to_number
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
@@ -180,7 +180,7 @@ class SessionStore:
         order = messages.c.sequence_number.desc() if down else messages.c.sequence_number.asc()
         statement = MESSAGES.order_by(order).limit(query.limit + 1)
         if query.position is not None:
-            number = _sequence(query.position)
+            number = to_number(query.position, digits=18)
             statement = statement.where(
                 messages.c.sequence_number < number if down else messages.c.sequence_number > number
             )
@@ -287,12 +287,6 @@ def _position(session: Session) -> str:
 def _activity(position: str) -> tuple[datetime, UUID]:
     micros, _, identifier = position.partition(".")
     parsed = parse_id(identifier)
-    if not micros.isdigit() or len(micros) > 17 or parsed is None:
+    if parsed is None:
         raise InvalidCursor
-    return EPOCH + int(micros) * MICROSECOND, parsed
-
-
-def _sequence(position: str) -> int:
-    if not position.isdigit() or len(position) > 18:
-        raise InvalidCursor
-    return int(position)
+    return EPOCH + to_number(micros, digits=17) * MICROSECOND, parsed
