@@ -13,6 +13,7 @@ from services.billing.errors import PriceUnknown
 from services.kit.callers import WorkspaceId
 from services.kit.errors import InvalidArgument
 from services.kit.money import NANO, Tier, output_tokens_for, token_cost
+from services.kit.text import check_text
 
 HoldId = NewType("HoldId", UUID)
 SessionId = NewType("SessionId", UUID)
@@ -164,7 +165,7 @@ def _audio_terms(request: HoldRequest, price: Price) -> HoldTerms:
     if not price.rates.audio_nano_per_minute:
         raise PriceUnknown("The model has no price per minute.", provider=price.provider, model=price.model)
     if not 0 < request.seconds <= MAX_AUDIO_SECONDS:
-        raise InvalidArgument(f"seconds must be above 0 and at most {MAX_AUDIO_SECONDS}.")
+        raise InvalidArgument(f"seconds must be above 0 and at most {MAX_AUDIO_SECONDS}.", field="seconds")
     cost = audio_cost(price.rates.audio_nano_per_minute, request.seconds)
     return HoldTerms(Rates(audio_nano_per_minute=price.rates.audio_nano_per_minute), wanted_nano=cost, least_nano=cost)
 
@@ -175,7 +176,8 @@ def _token_terms(request: HoldRequest, price: Price, ceiling_nano: int) -> HoldT
         raise PriceUnknown("The model has no price per token.", provider=price.provider, model=price.model)
     room = price.context_window_tokens - request.input_tokens
     if request.input_tokens < 0 or room < 1:
-        raise InvalidArgument(f"input_tokens must be between 0 and {price.context_window_tokens - 1}.")
+        detail = f"input_tokens must be between 0 and {price.context_window_tokens - 1}."
+        raise InvalidArgument(detail, field="input_tokens")
     longest = min(price.max_output_tokens, room)
     if request.max_output_tokens > 0:
         longest = min(longest, request.max_output_tokens)
@@ -261,9 +263,8 @@ class Grant:
     def check(self) -> None:
         """InvalidArgument for an amount or a reason that can't be booked."""
         if not 0 < self.amount_nano <= MAX_GRANT_NANO:
-            raise InvalidArgument("amount must be above 0 and at most 1,000,000,000 credits.")
-        if len(self.reason) > MAX_REASON_CHARACTERS:
-            raise InvalidArgument(f"reason must have at most {MAX_REASON_CHARACTERS} characters.")
+            raise InvalidArgument("amount must be above 0 and at most 1,000,000,000 credits.", field="amount_nano")
+        check_text(self.reason, field="reason", most=MAX_REASON_CHARACTERS)
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,7 @@ from services.kit.errors import InvalidArgument
 from services.kit.grpc_callers import to_caller
 from services.kit.ids import parse_id
 from services.kit.paging import PageQuery
+from services.kit.text import check_text
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
@@ -90,8 +91,8 @@ class BillingServicer(billing_pb2_grpc.BillingServiceServicer):
             workspace_id=caller.workspace_id,
             user_id=caller.user_id,
             amount_nano=request.amount_nano,
-            reason=_without_nul("reason", request.reason),
-            idempotency_key=_text("idempotency_key", request.idempotency_key) if request.idempotency_key else None,
+            reason=request.reason,
+            idempotency_key=_text("idempotency_key", request.idempotency_key) or None,
         )
         return pb.GrantCreditsResponse(entry=_entry(await self._billing.grant_credits(caller, grant)))
 
@@ -106,47 +107,39 @@ class BillingServicer(billing_pb2_grpc.BillingServiceServicer):
     async def GetCreditUsage(self, request: pb.GetCreditUsageRequest, context: Context) -> pb.GetCreditUsageResponse:
         _check_batch("workspace_ids", request.workspace_ids)
         workspaces = [WorkspaceId(_id("workspace_ids", workspace)) for workspace in request.workspace_ids]
-        usage = await self._billing.get_credit_usage(_text("user_id", request.user_id), workspaces)
+        usage = await self._billing.get_credit_usage(_text("user_id", request.user_id, least=1), workspaces)
         return pb.GetCreditUsageResponse(limit_nano=usage.limit_nano, cost_nano=usage.cost_nano)
 
 
 def _id(field: str, text: str) -> UUID:
     value = parse_id(text)
     if value is None:
-        raise InvalidArgument(f"{field} must be a UUID.")
+        raise InvalidArgument(f"{field} must be a UUID.", field=field)
     return value
 
 
-def _text(field: str, text: str) -> str:
-    if not 1 <= len(text) <= MAX_TEXT_CHARACTERS:
-        raise InvalidArgument(f"{field} must have 1 to {MAX_TEXT_CHARACTERS} characters.")
-    return _without_nul(field, text)
-
-
-def _without_nul(field: str, text: str) -> str:
-    if "\0" in text:
-        raise InvalidArgument(f"{field} must not contain NUL.")
-    return text
+def _text(field: str, text: str, *, least: int = 0) -> str:
+    return check_text(text, field=field, least=least, most=MAX_TEXT_CHARACTERS)
 
 
 def _check_batch(field: str, batch: Sequence[object]) -> None:
     if len(batch) > MAX_BATCH:
-        raise InvalidArgument(f"{field} must have at most {MAX_BATCH} elements.")
+        raise InvalidArgument(f"{field} must have at most {MAX_BATCH} elements.", field=field)
 
 
 def _hold_request(request: pb.HoldCreditsRequest) -> HoldRequest:
     if request.kind not in KINDS:
-        raise InvalidArgument("kind must be given.")
+        raise InvalidArgument("kind must be given.", field="kind")
     if request.max_output_tokens < 0:
-        raise InvalidArgument("max_output_tokens must not be negative.")
+        raise InvalidArgument("max_output_tokens must not be negative.", field="max_output_tokens")
     return HoldRequest(
         id=HoldId(_id("hold_id", request.hold_id)),
         workspace_id=WorkspaceId(_id("workspace_id", request.workspace_id)),
-        user_id=_text("user_id", request.user_id),
+        user_id=_text("user_id", request.user_id, least=1),
         session_id=SessionId(_id("session_id", request.session_id)) if request.session_id else None,
         kind=KINDS[request.kind],
-        provider=request.provider,
-        model=request.model,
+        provider=_text("provider", request.provider),
+        model=_text("model", request.model),
         input_tokens=request.input_tokens,
         max_output_tokens=request.max_output_tokens,
         seconds=request.seconds,
@@ -158,7 +151,7 @@ def _moment(timestamp: Timestamp) -> datetime:
     try:
         return timestamp.ToDatetime(UTC)
     except (ValueError, OverflowError):
-        raise InvalidArgument("expires_at is out of range.") from None
+        raise InvalidArgument("expires_at is out of range.", field="expires_at") from None
 
 
 def _settlement(settlement: pb.Settlement) -> Settlement:

@@ -76,7 +76,7 @@ class Billing:
             HOLDS.labels(request.kind, "hold_released").inc()
             raise HoldReleased
         if hold.workspace_id != request.workspace_id:
-            raise InvalidArgument("hold_id names another workspace's hold.")
+            raise InvalidArgument("hold_id names another workspace's hold.", field="hold_id")
         HOLDS.labels(request.kind, "held").inc()
         return hold
 

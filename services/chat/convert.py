@@ -28,7 +28,7 @@ from services.chat.domain import (
     TaskState,
     Usage,
 )
-from services.kit.errors import NotFound
+from services.kit.errors import InvalidArgument, NotFound
 from services.kit.ids import parse_id
 from services.kit.money import Tier
 from services.kit.paging import Page, PageQuery
@@ -50,6 +50,11 @@ STATES = {
     TaskState.CANCELLED: pb.TASK_STATE_CANCELLED,
 }
 MAX_SAFE_INTEGER = 2**53 - 1
+MAX_PARAMETERS_BYTES = 128 * 1024
+"""Of a session's model_parameters, as protobuf; see HISTORIES_BYTES for what a claim has room for."""
+MAX_TOOL_CALL_LEVELS = 32
+MAX_TOOL_CALL_NUMBER = 2.0**63
+STEP_ROLES = ("assistant", "tool")
 OPTIONAL_SETTINGS = (
     "name",
     "system_prompt",
@@ -111,7 +116,13 @@ def struct_to_dict(struct: Struct) -> dict[str, Any]:
     """The object; numbers without a fraction are ints again, which Struct does not keep apart below 2^53."""
     if not struct.fields:
         return {}
-    found: dict[str, Any] = _with_ints(MessageToDict(struct))
+    if struct.ByteSize() > MAX_PARAMETERS_BYTES:
+        raise InvalidArgument(f"model_parameters has more than {MAX_PARAMETERS_BYTES} bytes.", field="model_parameters")
+    try:
+        found: dict[str, Any] = _with_ints(MessageToDict(struct))
+    except ValueError:
+        detail = "model_parameters must be JSON, which has no NaN and no Infinity."
+        raise InvalidArgument(detail, field="model_parameters") from None
     return found
 
 
@@ -281,17 +292,40 @@ def step_to_proto(step: Step) -> pb.Step:
 
 
 def to_step(step: pb.Step) -> Step:
-    """A step to keep."""
-    return Step(
-        number=step.number,
-        messages=[
-            HistoryMessage(
-                message.role,
-                message.content,
-                orjson.loads(message.tool_calls_json) if message.tool_calls_json else None,
-                message.tool_call_id or None,
-            )
-            for message in step.messages
-        ],
-        usage=to_usage(step.usage),
-    )
+    """A step to keep. InvalidArgument for what could not be stored with the answer, or not be given out again."""
+    if step.number < 1:
+        raise InvalidArgument("step.number must be at least 1.", field="step.number")
+    return Step(number=step.number, messages=list(map(_to_history, step.messages)), usage=to_usage(step.usage))
+
+
+def _to_history(message: pb.Message) -> HistoryMessage:
+    if message.role not in STEP_ROLES:
+        raise InvalidArgument("step.messages.role must be assistant or tool.", field="step.messages.role")
+    calls = _to_tool_calls(message.tool_calls_json) if message.tool_calls_json else None
+    return HistoryMessage(message.role, message.content, calls, message.tool_call_id or None)
+
+
+def _to_tool_calls(text: str) -> list[dict[str, Any]]:
+    try:
+        calls = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        calls = None
+    are_objects = isinstance(calls, list) and all(isinstance(call, dict) for call in calls)
+    if not are_objects or not _comes_back(calls, MAX_TOOL_CALL_LEVELS):
+        raise InvalidArgument(
+            "tool_calls_json must be a JSON array of objects, of at most 32 levels and with numbers of 64 bits.",
+            field="step.messages.tool_calls_json",
+        )
+    return calls  # type: ignore[no-any-return]  # as was just looked at
+
+
+def _comes_back(document: Any, levels: int) -> bool:
+    """Whether the document can be read back from Postgres, which writes 1e300 as an integer, and be written again."""
+    match document:
+        case dict():
+            return levels > 0 and all(_comes_back(value, levels - 1) for value in document.values())
+        case list():
+            return levels > 0 and all(_comes_back(value, levels - 1) for value in document)
+        case float():
+            return abs(document) < MAX_TOOL_CALL_NUMBER
+    return True

@@ -12,6 +12,7 @@ from uuid import UUID
 from services.chat.errors import ContextTooLong, FrameworkNotAvailable, ModelUnknown, ProviderNotConfigured
 from services.kit.errors import InvalidArgument
 from services.kit.money import Tier
+from services.kit.text import check_text, storable
 from services.kit.tokens import estimate_tokens
 
 SessionId = NewType("SessionId", UUID)
@@ -336,49 +337,33 @@ def check_settings(settings: SessionSettings) -> None:
         ("frequency_penalty", settings.frequency_penalty, -2.0, 2.0),
         ("presence_penalty", settings.presence_penalty, -2.0, 2.0),
         ("max_tokens", settings.max_tokens, 1, 2**31 - 1),
-        ("name", len(settings.name or ""), 0, 255),
-        ("ai_model", len(settings.ai_model), 1, 100),
-        ("system_prompt", len(settings.system_prompt or ""), 0, MAX_CONTENT_CHARACTERS),
+    )
+    texts = (
+        ("name", settings.name, 0, 255),
+        ("ai_provider", settings.ai_provider, 0, 100),
+        ("ai_model", settings.ai_model, 1, 100),
+        ("system_prompt", settings.system_prompt, 0, MAX_CONTENT_CHARACTERS),
+        ("agent_framework", settings.agent_framework, 0, 100),
     )
     for field_name, value, least, most in ranges:
         if value is not None and not least <= value <= most:
             raise InvalidArgument(f"{field_name} must be between {least} and {most}.", field=field_name)
-    for field_name in ("name", "ai_provider", "ai_model", "system_prompt", "agent_framework"):
-        check_text(getattr(settings, field_name), field_name=field_name)
-    if has_nul(settings.model_parameters):
+    for field_name, text, shortest, longest in texts:
+        check_text(text or "", field=field_name, least=shortest, most=longest)
+    if storable(settings.model_parameters) != settings.model_parameters:
         raise InvalidArgument("model_parameters must not contain NUL.", field="model_parameters")
-
-
-def has_nul(document: Any) -> bool:
-    """Whether a JSON document contains NUL anywhere."""
-    match document:
-        case str():
-            return "\x00" in document
-        case Mapping():
-            return any(has_nul(name) or has_nul(value) for name, value in document.items())
-        case list():
-            return any(map(has_nul, document))
-    return False
-
-
-def check_text(text: str | None, *, field_name: str) -> None:
-    """Refuse the one character that Postgres can't store."""
-    if text is not None and "\x00" in text:
-        raise InvalidArgument(f"{field_name} must not contain NUL.", field=field_name)
 
 
 def check_search(search: str) -> None:
     """Refuse what is no search."""
-    check_text(search, field_name="search")
-    if len(search) > MAX_SEARCH_CHARACTERS:
-        raise InvalidArgument(f"search must have at most {MAX_SEARCH_CHARACTERS} characters.", field="search")
+    check_text(search, field="search", most=MAX_SEARCH_CHARACTERS)
 
 
 def check_content(content: str) -> None:
     """Refuse a message that is blank or too long."""
-    check_text(content, field_name="content")
-    if not content.strip() or len(content) > MAX_CONTENT_CHARACTERS:
-        raise InvalidArgument(f"content must have 1 to {MAX_CONTENT_CHARACTERS} characters and not be blank.")
+    check_text(content, field="content", least=1, most=MAX_CONTENT_CHARACTERS)
+    if not content.strip():
+        raise InvalidArgument("content must not be blank.", field="content")
 
 
 def input_tokens(admission: Admission, model: Model) -> int:

@@ -31,6 +31,7 @@ from services.chat.usecases.shares import ShareUseCases
 from services.chat.usecases.turns import Turn, TurnUseCases
 from services.kit.errors import InvalidArgument
 from services.kit.grpc_callers import to_caller
+from services.kit.text import check_key
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 MAX_CLAIM = 16
@@ -77,7 +78,7 @@ class ChatServicer(rpc.ChatServiceServicer):
         """See the proto."""
         fields = list(request.update_mask.paths)
         if not set(fields) <= set(pb.SessionSettings.DESCRIPTOR.fields_by_name):
-            raise InvalidArgument("update_mask names a field that the settings lack.")
+            raise InvalidArgument("update_mask names a field that the settings lack.", field="update_mask")
         session = await self._sessions.update_session(
             to_caller(request.caller),
             _session(request),
@@ -177,12 +178,10 @@ class ChatServicer(rpc.ChatServiceServicer):
         self, request: pb.BindIdempotencyKeyRequest, context: Context
     ) -> pb.BindIdempotencyKeyResponse:
         """See the proto."""
-        if not request.route or not request.idempotency_key:
-            raise InvalidArgument("route and idempotency_key must be given.")
         bound = await self._keys.bind_key(
             to_caller(request.caller),
-            request.route,
-            request.idempotency_key,
+            check_key(request.route, field="route"),
+            check_key(request.idempotency_key, field="idempotency_key"),
             request.request_fingerprint,
             object_id(request.resource_id),
         )
@@ -198,7 +197,7 @@ class TaskServicer(rpc.TaskServiceServicer):
     async def ClaimTasks(self, request: pb.ClaimTasksRequest, context: Context) -> pb.ClaimTasksResponse:
         """See the proto."""
         if request.limit < 1:
-            raise InvalidArgument("limit must be at least 1.")
+            raise InvalidArgument("limit must be at least 1.", field="limit")
         work = await self._runs.claim_tasks(request.worker_id, min(request.limit, MAX_CLAIM))
         return pb.ClaimTasksResponse(tasks=[claim_to_proto(found.claim, found.history) for found in work])
 
@@ -247,7 +246,8 @@ def _task(request: Any) -> TaskId:
 def _key(request: Any, route: str) -> Key | None:
     if not request.idempotency_key:
         return None
-    return Key(request.caller.user_id, route, request.idempotency_key, request.request_fingerprint)
+    key = check_key(request.idempotency_key, field="idempotency_key")
+    return Key(request.caller.user_id, route, key, request.request_fingerprint)
 
 
 def _turn(turn: Turn) -> dict[str, Any]:

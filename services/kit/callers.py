@@ -6,6 +6,7 @@ from typing import NewType
 from uuid import UUID
 
 from services.kit.errors import InvalidArgument, NotFound, PermissionDenied
+from services.kit.text import check_text
 
 WorkspaceId = NewType("WorkspaceId", UUID)
 
@@ -64,8 +65,7 @@ class Caller:
 
 
 def check_user_id(user_id: str, *, field: str = "user_id") -> None:
-    """Refuse what can't be a user's id: blank, too long, or with the one character that Postgres can't store."""
-    if not user_id.strip() or len(user_id) > MAX_USER_ID_CHARACTERS or "\x00" in user_id:
-        raise InvalidArgument(
-            f"{field} must have 1 to {MAX_USER_ID_CHARACTERS} characters, not be blank and have no NUL.", field=field
-        )
+    """Refuse what can't be a user's id: blank, too long, or with NUL."""
+    check_text(user_id, field=field, least=1, most=MAX_USER_ID_CHARACTERS)
+    if not user_id.strip():
+        raise InvalidArgument(f"{field} must not be blank.", field=field)

@@ -66,7 +66,7 @@ async def _chunks(messages: AsyncIterator[pb.TranscribeRequest], context: Contex
 def _job(head: pb.TranscribeHead) -> Job:
     hold_id = parse_id(head.hold_id)
     if hold_id is None:
-        raise InvalidArgument("hold_id must be a UUID.")
+        raise InvalidArgument("hold_id must be a UUID.", field="hold_id")
     return Job.parse(hold_id=hold_id, language=head.language, may_repeat=head.may_repeat)
 
 

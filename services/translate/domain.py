@@ -27,7 +27,8 @@ class Job:
     def parse(cls, *, text: str, target: str, source: str) -> Self:
         """Of what a caller asks for; an empty source is none."""
         if not 1 <= len(text) <= MAX_TEXT_CHARACTERS or not text.strip():
-            raise InvalidArgument(f"text must have 1 to {MAX_TEXT_CHARACTERS} characters and must not be blank.")
+            detail = f"text must have 1 to {MAX_TEXT_CHARACTERS} characters and must not be blank."
+            raise InvalidArgument(detail, field="text")
         return cls(text, _language("target", target), _language("source", source) if source else None)
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -66,7 +67,12 @@ TRIED_ELSEWHERE_OF = {
     ("ChatService.SendMessage", "MODEL_UNKNOWN"),
     ("SpeechService.Transcribe", "INSUFFICIENT_CREDITS"),
 }
-WRONG_TOKEN = common_pb2.PageRequest(limit=5, token="nowhere")
+
+
+def page_at(token: str) -> common_pb2.PageRequest:
+    """A page after a token."""
+    return common_pb2.PageRequest(limit=5, token=token)
+
 
 Make = Callable[[Scene], Any]
 NOT_FOUND, DENIED = ("NOT_FOUND", "NOT_FOUND"), ("PERMISSION_DENIED", "PERMISSION_DENIED")
@@ -77,6 +83,7 @@ NO_MODEL, NO_KEY = ("INVALID_ARGUMENT", "MODEL_UNKNOWN"), ("INVALID_ARGUMENT", "
 NO_FRAMEWORK, LOST = ("INVALID_ARGUMENT", "FRAMEWORK_NOT_AVAILABLE"), ("ABORTED", "LEASE_LOST")
 NO_LANGUAGE, NO_PRICE = ("INVALID_ARGUMENT", "LANGUAGE_UNKNOWN"), ("INVALID_ARGUMENT", "PRICE_UNKNOWN")
 REUSED = ("INVALID_ARGUMENT", "IDEMPOTENCY_KEY_REUSED")
+INVALID = ("INVALID_ARGUMENT", "INVALID_ARGUMENT")
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +91,12 @@ def scene(stack: Stack) -> Iterator[Scene]:
     """A workspace where things have happened."""
     with opened(stack) as made:
         yield made
+
+
+def called(document: str) -> chat_pb2.RecordStepRequest:
+    """A step with tool calls."""
+    message = chat_pb2.Message(role="assistant", tool_calls_json=document)
+    return step(step=chat_pb2.Step(number=1, messages=[message]))
 
 
 CASES: list[tuple[str, tuple[str, str], Make]] = [
@@ -102,7 +115,7 @@ CASES: list[tuple[str, tuple[str, str], Make]] = [
     (
         "BillingService.ListUsage",
         WRONG_CURSOR,
-        lambda s: billing_pb2.ListUsageRequest(caller=s.caller(), page=WRONG_TOKEN),
+        lambda s: billing_pb2.ListUsageRequest(caller=s.caller(), page=page_at("nowhere")),
     ),
     ("ChatService.CreateSession", NOT_FOUND, lambda s: create(s.guest)),
     ("ChatService.CreateSession", DENIED, lambda s: create(s.viewer)),
@@ -115,7 +128,17 @@ CASES: list[tuple[str, tuple[str, str], Make]] = [
     (
         "ChatService.ListSessions",
         WRONG_CURSOR,
-        lambda s: chat_pb2.ListSessionsRequest(caller=s.caller(), page=WRONG_TOKEN),
+        lambda s: chat_pb2.ListSessionsRequest(caller=s.caller(), page=page_at("nowhere")),
+    ),
+    (
+        "ChatService.ListSessions",
+        WRONG_CURSOR,
+        lambda s: chat_pb2.ListSessionsRequest(caller=s.caller(), page=page_at(f"after:².{new()}")),
+    ),
+    (
+        "ChatService.ListSessions",
+        WRONG_CURSOR,
+        lambda s: chat_pb2.ListSessionsRequest(caller=s.caller(), search="x", page=page_at(f"after:1e999999_{new()}")),
     ),
     ("ChatService.UpdateSession", NOT_FOUND, lambda s: update(s, new(), name="x")),
     ("ChatService.UpdateSession", DENIED, lambda s: update(s, caller=s.bob, name="x")),
@@ -130,7 +153,12 @@ CASES: list[tuple[str, tuple[str, str], Make]] = [
     (
         "ChatService.ListMessages",
         WRONG_CURSOR,
-        lambda s: of_session(chat_pb2.ListMessagesRequest, s, page=WRONG_TOKEN),
+        lambda s: of_session(chat_pb2.ListMessagesRequest, s, page=page_at("nowhere")),
+    ),
+    (
+        "ChatService.ListMessages",
+        WRONG_CURSOR,
+        lambda s: of_session(chat_pb2.ListMessagesRequest, s, page=page_at("after:²")),
     ),
     ("ChatService.GetMessage", NOT_FOUND, lambda s: of_session(chat_pb2.GetMessageRequest, s, message_id=new())),
     ("ChatService.SendMessage", NOT_FOUND, lambda s: send(s, new())),
@@ -175,7 +203,16 @@ CASES: list[tuple[str, tuple[str, str], Make]] = [
     ),
     ("ChatService.ListShares", NOT_FOUND, lambda s: of_session(chat_pb2.ListSharesRequest, s, new(), page=PAGE)),
     ("ChatService.ListShares", DENIED, lambda s: of_session(chat_pb2.ListSharesRequest, s, caller=s.bob, page=PAGE)),
-    ("ChatService.ListShares", WRONG_CURSOR, lambda s: of_session(chat_pb2.ListSharesRequest, s, page=WRONG_TOKEN)),
+    (
+        "ChatService.ListShares",
+        WRONG_CURSOR,
+        lambda s: of_session(chat_pb2.ListSharesRequest, s, page=page_at("nowhere")),
+    ),
+    (
+        "ChatService.ListShares",
+        WRONG_CURSOR,
+        lambda s: of_session(chat_pb2.ListSharesRequest, s, page=page_at("after:\0")),
+    ),
     ("ChatService.RevokeShare", NOT_FOUND, lambda s: of_session(chat_pb2.RevokeShareRequest, s, user_id="nobody")),
     (
         "ChatService.RevokeShare",
@@ -220,6 +257,35 @@ CASES: list[tuple[str, tuple[str, str], Make]] = [
         lambda s: recording(s.caller(), b"This is text."),
     ),
 ]
+# Fields that are not as their comments say, each by its name.
+MALFORMED: list[tuple[str, str, Make]] = [
+    ("BillingService.GetCreditUsage", "user_id", lambda _: billing_pb2.GetCreditUsageRequest(user_id="a\0")),
+    ("BillingService.GrantCredits", "reason", lambda s: grant(s.caller(), reason="a\0")),
+    ("BillingService.HoldCredits", "model", lambda s: hold(s, model=WIDE * 256)),
+    ("BillingService.HoldCredits", "provider", lambda s: hold(s, provider="\0")),
+    (
+        "ChatService.BindIdempotencyKey",
+        "route",
+        lambda s: chat_pb2.BindIdempotencyKeyRequest(caller=s.caller(), route="r\0", idempotency_key="k"),
+    ),
+    (
+        "ChatService.CreateSession",
+        "model_parameters",
+        lambda s: create(s.caller(), model_parameters={"a": [{"b": math.nan}]}),
+    ),
+    (
+        "ChatService.CreateSession",
+        "model_parameters",
+        lambda s: create(s.caller(), model_parameters={"a": "x" * 128 * 1024}),
+    ),
+    ("ChatService.CreateSession", "agent_framework", lambda s: create(s.caller(), agent_framework=WIDE * 101)),
+    ("ChatService.RevokeShare", "user_id", lambda s: of_session(chat_pb2.RevokeShareRequest, s, user_id="a\0")),
+    ("ChatService.SendMessage", "content", lambda s: send(s, content=" ")),
+    ("ChatService.UpdateSession", "model_parameters", lambda s: update(s, model_parameters={"a": -math.inf})),
+    ("ChatService.UpdateSession", "ai_provider", lambda s: update(s, ai_provider=WIDE * 101)),
+    ("TaskService.RecordStep", "step.messages.tool_calls_json", lambda _: called("{")),
+    ("TranslateService.TranslateText", "text", lambda s: translate(s.caller(), text=" ")),
+]
 KEYED = [
     "ChatService.CreateSession",
     "ChatService.SendMessage",
@@ -243,13 +309,18 @@ def _first(scene: Scene) -> str:
     return str(found.messages[0].id)
 
 
-def refusal(scene: Scene, method: str, request: Any) -> tuple[str, str]:
-    """Code and reason that a call fails with."""
+def failure(scene: Scene, method: str, request: Any) -> tuple[str, str, str]:
+    """Code and reason that a call fails with, and the field that is to blame."""
     with pytest.raises(grpc.RpcError) as failed:
         scene.call(method, request)
     error: Any = failed.value
     info = error_info(error)
-    return error.code().name, info.reason if info is not None else ""
+    return (error.code().name, info.reason, info.metadata.get("field", "")) if info else (error.code().name, "", "")
+
+
+def refusal(scene: Scene, method: str, request: Any) -> tuple[str, str]:
+    """Code and reason that a call fails with."""
+    return failure(scene, method, request)[:2]
 
 
 @pytest.mark.parametrize(
@@ -265,6 +336,21 @@ def test_a_key_that_comes_again_with_another_request_is_refused_as_listed(scene:
     request = dict(keyed(scene, b"another"))[method]
     assert refusal(scene, method, request) == REUSED
     assert (method, *REUSED) in LISTED
+
+
+@pytest.mark.parametrize("method", KEYED)
+def test_what_is_no_key_is_refused_by_its_name(scene: Scene, method: str) -> None:
+    for key in ("k\0", "k" * 256):
+        request = dict(keyed(scene, b"first"))[method]
+        request.idempotency_key = key
+        assert failure(scene, method, request) == (*INVALID, "idempotency_key")
+
+
+@pytest.mark.parametrize(("method", "field", "make"), MALFORMED, ids=[f"{one[0]}-{one[1]}" for one in MALFORMED])
+def test_a_field_that_is_not_as_its_comment_says_is_refused_by_its_name(
+    scene: Scene, method: str, field: str, make: Make
+) -> None:
+    assert failure(scene, method, make(scene)) == (*INVALID, field)
 
 
 @pytest.mark.parametrize("method", [method for method in KEYED if method.startswith("ChatService")])

@@ -28,6 +28,7 @@ from services.chat.metrics import TASKS_ENDED
 from services.chat.store.rows import to_hold, to_settings, to_steps, to_task
 from services.kit.ids import new_id
 from services.kit.pg import Database
+from services.kit.text import storable
 
 # Workers race for the queue: each locks other rows, nobody waits. The array makes Postgres pick the rows once.
 CLAIM: Final = """
@@ -150,7 +151,7 @@ class RunStore:
 
     async def claim(self, worker: str, limit: int) -> Sequence[Claim]:
         """Lease the queued tasks that wait longest."""
-        rows = await self._database.fetch(CLAIM, {"worker": worker, "limit": limit, "lease": LEASE})
+        rows = await self._database.fetch(CLAIM, {"worker": storable(worker), "limit": limit, "lease": LEASE})
         return [_to_claim(row) for row in rows]
 
     async def histories(
@@ -173,7 +174,7 @@ class RunStore:
     async def heartbeat(self, beats: Sequence[Beat]) -> Mapping[TaskId, bool]:
         """Renew leases; the tasks that are still theirs, each with whether its end was asked for."""
         documents = [
-            {"id": str(beat.task_id), "attempt": beat.attempt, "text": _storable(beat.text), **asdict(beat.usage)}
+            {"id": str(beat.task_id), "attempt": beat.attempt, "text": storable(beat.text), **asdict(beat.usage)}
             for beat in beats
         ]
         rows = await self._database.fetch(HEARTBEAT, {"beats": Jsonb(documents), "lease": LEASE})
@@ -183,7 +184,7 @@ class RunStore:
         """Keep a step; a number that is kept already changes nothing."""
         document = {
             "number": step.number,
-            "messages": [{"id": str(new_id()), **_document(message)} for message in step.messages],
+            "messages": [{"id": str(new_id()), **storable(asdict(message))} for message in step.messages],
             "usage": asdict(step.usage),
         }
         parameters = {"task": task_id, "attempt": attempt, "number": step.number, "step": Jsonb([document])}
@@ -200,8 +201,8 @@ class RunStore:
             "state": ending.state,
             "answers": answers,
             "messages": Jsonb(answer),
-            "error_code": ending.error_code,
-            "error_detail": ending.error_detail,
+            "error_code": storable(ending.error_code),
+            "error_detail": storable(ending.error_detail),
             "last_event": last_event,
             **asdict(ending.usage),
         }
@@ -209,7 +210,7 @@ class RunStore:
         if not rows:
             raise LeaseLost
         (row,) = rows
-        TASKS_ENDED.labels(ending.state, ending.error_code or "").inc()
+        TASKS_ENDED.labels(ending.state, row["error_code"] or "").inc()
         return to_task(row, [_stored_message(document, row["ended_at"]) for document in row["answer"] or ()])
 
     async def overdue_cancels(self, limit: int, task_id: TaskId | None = None) -> Sequence[tuple[TaskId, int, Ending]]:
@@ -247,16 +248,12 @@ def _to_claim(row: Mapping[str, Any]) -> Claim:
     )
 
 
-def _document(message: HistoryMessage) -> dict[str, Any]:
-    return {**asdict(message), "content": _storable(message.content)}
-
-
 def _answer_document(ending: Ending) -> dict[str, Any]:
     return {
         "id": str(new_id()),
         "role": "assistant",
-        "content": _storable(ending.content),
-        "finish_reason": ending.finish_reason,
+        "content": storable(ending.content),
+        "finish_reason": storable(ending.finish_reason),
         "input_tokens": ending.usage.input_tokens,
         "output_tokens": ending.usage.output_tokens,
     }
@@ -279,8 +276,3 @@ def _stored_message(document: Mapping[str, Any], created_at: datetime) -> Messag
         usage=Usage(*tokens) if tokens[0] is not None else None,
         created_at=created_at,
     )
-
-
-def _storable(content: str) -> str:
-    """Postgres stores every character but NUL, which a provider may send."""
-    return content.replace("\x00", "")

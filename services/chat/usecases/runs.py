@@ -16,8 +16,8 @@ from services.kit.tokens import BYTES_PER_TOKEN
 log = structlog.get_logger()
 
 HISTORIES_BYTES = 6 * 1024 * 1024
-"""What the histories of one claim have together. With 16 newest messages and system prompts of 400 kB each a claim
-stays below the 16 MiB of one gRPC message."""
+"""What the histories of one claim have together. With 16 newest messages and system prompts of 400 kB each, and as many
+model_parameters of 128 KiB, a claim stays below the 16 MiB of one gRPC message."""
 
 
 @dataclass(frozen=True, slots=True)

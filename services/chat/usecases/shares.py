@@ -44,6 +44,7 @@ class ShareUseCases:
 
     async def revoke_share(self, caller: Caller, session_id: SessionId, user_id: str) -> None:
         """Take a share back."""
+        check_user_id(user_id)
         if not await self._shares.revoke(caller, session_id, user_id):
             await self._require_owner(caller, session_id)
             raise NotFound

@@ -441,9 +441,9 @@ class HoldCreditsRequest(_message.Message):
     kind: Global___ChargeKind.ValueType
     """What it is for; must be given. Speech is priced by time, the others by tokens."""
     provider: _builtins.str
-    """Whose model, as in the price list."""
+    """Whose model, as in the price list; at most 255 characters."""
     model: _builtins.str
-    """Which model, as in the price list."""
+    """Which model, as in the price list; at most 255 characters."""
     input_tokens: _builtins.int
     """The prompt's size in tokens, estimated: 0 to the model's context window less one. 0 for audio."""
     max_output_tokens: _builtins.int

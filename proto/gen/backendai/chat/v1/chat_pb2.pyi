@@ -262,7 +262,9 @@ class SessionSettings(_message.Message):
     """langgraph, pydantic_ai or none; empty in a request: langgraph."""
     @_builtins.property
     def model_parameters(self) -> _struct_pb2.Struct:
-        """Further parameters in the provider's own names; empty: none. Whole numbers below 2^53 are sent as integers."""
+        """Further parameters in the provider's own names, at most 128 KiB as protobuf; empty: none. JSON, so without NaN and
+        Infinity. Whole numbers below 2^53 are sent as integers.
+        """
 
     def __init__(
         self,
@@ -995,7 +997,9 @@ class SendMessageRequest(_message.Message):
     session_id: _builtins.str
     """To which session."""
     task_id: _builtins.str
-    """A new UUID for the task, v7 as a rule, made by the caller, who can listen for its events before it sends."""
+    """A new UUID for the task, v7 as a rule, made by the caller, who can listen for its events before it sends. One that
+    a task has already, wherever it is, is INVALID_ARGUMENT.
+    """
     content: _builtins.str
     """1 to 100,000 characters, not blank."""
     idempotency_key: _builtins.str
@@ -1068,7 +1072,7 @@ class RegenerateAnswerRequest(_message.Message):
     session_id: _builtins.str
     """In which session."""
     task_id: _builtins.str
-    """A new UUID for the task, v7 as a rule, made by the caller, who can listen for its events before it asks."""
+    """A new UUID for the task, as of SendMessageRequest."""
     idempotency_key: _builtins.str
     """As of SendMessageRequest."""
     request_fingerprint: _builtins.bytes
@@ -1413,7 +1417,7 @@ class RevokeShareRequest(_message.Message):
     session_id: _builtins.str
     """Which session."""
     user_id: _builtins.str
-    """Whose share."""
+    """Whose share, 1 to 255 characters, not blank."""
     @_builtins.property
     def caller(self) -> _common_pb2.Caller:
         """Who asks."""
@@ -1801,8 +1805,9 @@ class Step(_message.Message):
     """From 1, in order, without a gap, over all attempts of the task."""
     @_builtins.property
     def messages(self) -> _containers.RepeatedCompositeFieldContainer[Global___Message]:
-        """The messages it adds: the assistant's call and the tools' results. Of a message only role, content, tool_calls_json
-        and tool_call_id are looked at.
+        """The messages it adds: the assistant's call and the tools' results. Of a message only role (assistant or tool),
+        content, tool_calls_json (an array of objects, of at most 32 levels, with numbers of 64 bits) and tool_call_id are
+        looked at.
         """
 
     @_builtins.property
@@ -2272,7 +2277,7 @@ Global___ToolResult: _TypeAlias = ToolResult  # noqa: Y015
 
 @_typing.final
 class BindIdempotencyKeyRequest(_message.Message):
-    """Names a request and its work. Route and key are not empty."""
+    """Names a request and its work. Route and key are 1 to 255 printable ASCII characters each."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

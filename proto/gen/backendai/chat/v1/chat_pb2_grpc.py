@@ -263,7 +263,8 @@ class ChatServiceServicer:
 
         Repeat: only with an idempotency_key: the same request again returns the first one's task in its present state. It
         waits 4 seconds for a twin that is being accepted, and is then UNAVAILABLE. Without a key ask GetTask for the
-        request's task_id: NOT_FOUND 20 seconds later says that it was not taken.
+        request's task_id: NOT_FOUND 20 seconds later says that it was not taken. The same request again is
+        TASK_IN_PROGRESS while its task runs, and INVALID_ARGUMENT of `task_id` once that has ended.
 
         Errors:
         - NOT_FOUND NOT_FOUND: the session is unknown, deleted, or not visible to the caller, or was deleted meanwhile; or
@@ -1047,6 +1048,8 @@ class TaskServiceStub:
     FailTask, once. On LEASE_LOST, and for an id among a heartbeat's lost ones: stop the provider's call, write and
     publish nothing more.
 
+    What a run says is stored without NUL, which a provider may send.
+
     Within backendai.chat.v1 things are added and never removed or changed.
 
     Errors of every method:
@@ -1097,6 +1100,8 @@ class TaskServiceServicer:
     A run, in order: ClaimTasks; HeartbeatTasks until the end; RecordStep after each finished step; then CompleteTask or
     FailTask, once. On LEASE_LOST, and for an id among a heartbeat's lost ones: stop the provider's call, write and
     publish nothing more.
+
+    What a run says is stored without NUL, which a provider may send.
 
     Within backendai.chat.v1 things are added and never removed or changed.
 
@@ -1221,6 +1226,8 @@ class TaskService:
     A run, in order: ClaimTasks; HeartbeatTasks until the end; RecordStep after each finished step; then CompleteTask or
     FailTask, once. On LEASE_LOST, and for an id among a heartbeat's lost ones: stop the provider's call, write and
     publish nothing more.
+
+    What a run says is stored without NUL, which a provider may send.
 
     Within backendai.chat.v1 things are added and never removed or changed.
 

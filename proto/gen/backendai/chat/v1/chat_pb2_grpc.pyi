@@ -124,7 +124,8 @@ class ChatServiceStub:
 
     Repeat: only with an idempotency_key: the same request again returns the first one's task in its present state. It
     waits 4 seconds for a twin that is being accepted, and is then UNAVAILABLE. Without a key ask GetTask for the
-    request's task_id: NOT_FOUND 20 seconds later says that it was not taken.
+    request's task_id: NOT_FOUND 20 seconds later says that it was not taken. The same request again is
+    TASK_IN_PROGRESS while its task runs, and INVALID_ARGUMENT of `task_id` once that has ended.
 
     Errors:
     - NOT_FOUND NOT_FOUND: the session is unknown, deleted, or not visible to the caller, or was deleted meanwhile; or
@@ -346,7 +347,8 @@ class ChatServiceAsyncStub(ChatServiceStub):
 
     Repeat: only with an idempotency_key: the same request again returns the first one's task in its present state. It
     waits 4 seconds for a twin that is being accepted, and is then UNAVAILABLE. Without a key ask GetTask for the
-    request's task_id: NOT_FOUND 20 seconds later says that it was not taken.
+    request's task_id: NOT_FOUND 20 seconds later says that it was not taken. The same request again is
+    TASK_IN_PROGRESS while its task runs, and INVALID_ARGUMENT of `task_id` once that has ended.
 
     Errors:
     - NOT_FOUND NOT_FOUND: the session is unknown, deleted, or not visible to the caller, or was deleted meanwhile; or
@@ -613,7 +615,8 @@ class ChatServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Repeat: only with an idempotency_key: the same request again returns the first one's task in its present state. It
         waits 4 seconds for a twin that is being accepted, and is then UNAVAILABLE. Without a key ask GetTask for the
-        request's task_id: NOT_FOUND 20 seconds later says that it was not taken.
+        request's task_id: NOT_FOUND 20 seconds later says that it was not taken. The same request again is
+        TASK_IN_PROGRESS while its task runs, and INVALID_ARGUMENT of `task_id` once that has ended.
 
         Errors:
         - NOT_FOUND NOT_FOUND: the session is unknown, deleted, or not visible to the caller, or was deleted meanwhile; or
@@ -810,6 +813,8 @@ class TaskServiceStub:
     FailTask, once. On LEASE_LOST, and for an id among a heartbeat's lost ones: stop the provider's call, write and
     publish nothing more.
 
+    What a run says is stored without NUL, which a provider may send.
+
     Within backendai.chat.v1 things are added and never removed or changed.
 
     Errors of every method:
@@ -884,6 +889,8 @@ class TaskServiceAsyncStub(TaskServiceStub):
     FailTask, once. On LEASE_LOST, and for an id among a heartbeat's lost ones: stop the provider's call, write and
     publish nothing more.
 
+    What a run says is stored without NUL, which a provider may send.
+
     Within backendai.chat.v1 things are added and never removed or changed.
 
     Errors of every method:
@@ -953,6 +960,8 @@ class TaskServiceServicer(metaclass=_abc_1.ABCMeta):
     A run, in order: ClaimTasks; HeartbeatTasks until the end; RecordStep after each finished step; then CompleteTask or
     FailTask, once. On LEASE_LOST, and for an id among a heartbeat's lost ones: stop the provider's call, write and
     publish nothing more.
+
+    What a run says is stored without NUL, which a provider may send.
 
     Within backendai.chat.v1 things are added and never removed or changed.
 

@@ -81,7 +81,8 @@ class _CommonReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CommonRe
     COMMON_REASON_UNSPECIFIED: _CommonReason.ValueType  # 0
     """Not used."""
     COMMON_REASON_INVALID_ARGUMENT: _CommonReason.ValueType  # 1
-    """A field is missing or malformed: don't repeat the call as it is. Metadata, where one field is to blame: `field`.
+    """A field is missing or malformed, or the bytes that came are no message of the method's type (text that is not UTF-8
+    makes them so): don't repeat the call as it is. Metadata, where one field is to blame: `field`.
     Example: a page's limit of 0; `{"field": "caller.workspace_id"}` for one that is no UUID.
     """
     COMMON_REASON_NOT_FOUND: _CommonReason.ValueType  # 2
@@ -123,7 +124,8 @@ class CommonReason(_CommonReason, metaclass=_CommonReasonEnumTypeWrapper):
 COMMON_REASON_UNSPECIFIED: CommonReason.ValueType  # 0
 """Not used."""
 COMMON_REASON_INVALID_ARGUMENT: CommonReason.ValueType  # 1
-"""A field is missing or malformed: don't repeat the call as it is. Metadata, where one field is to blame: `field`.
+"""A field is missing or malformed, or the bytes that came are no message of the method's type (text that is not UTF-8
+makes them so): don't repeat the call as it is. Metadata, where one field is to blame: `field`.
 Example: a page's limit of 0; `{"field": "caller.workspace_id"}` for one that is no UUID.
 """
 COMMON_REASON_NOT_FOUND: CommonReason.ValueType  # 2

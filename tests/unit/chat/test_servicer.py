@@ -1,0 +1,89 @@
+"""What runs bring over gRPC: kept without what Postgres can't store, refused where it could not be given out again."""
+
+from typing import Any, cast
+
+import pytest
+from backendai.billing.v1 import billing_pb2
+from backendai.chat.v1 import chat_pb2 as pb
+
+from services.chat.domain import TaskState
+from services.chat.servicer import Context, TaskServicer
+from services.kit.errors import InvalidArgument
+from tests.unit.chat.conftest import Chat
+
+NO_CONTEXT = cast("Context", None)
+CALLS = r'[{"id": "c\u0000", "type": "function", "function": {"name": "clock", "arguments": "{\"\\u0000\": 1}"}}]'
+
+
+async def claimed(chat: Chat, tasks: TaskServicer, worker: str = "worker") -> pb.ClaimedTask:
+    """A task of alice's, with its lease."""
+    await chat.send((await chat.session()).id)
+    (task,) = (await tasks.ClaimTasks(pb.ClaimTasksRequest(worker_id=worker, limit=1), NO_CONTEXT)).tasks
+    return task
+
+
+def step_of(task: pb.ClaimedTask, number: int = 1, **message: str) -> pb.RecordStepRequest:
+    """A step that adds one message."""
+    step = pb.Step(number=number, messages=[pb.Message(**{"role": "assistant", **message})])  # type: ignore[arg-type]
+    return pb.RecordStepRequest(task_id=task.task_id, attempt=task.attempt, step=step)
+
+
+async def test_an_answer_with_nul_everywhere_is_stored_without_it(chat: Chat) -> None:
+    tasks = TaskServicer(chat.runs)
+    task = await claimed(chat, tasks, "w\0")
+    step = step_of(task, content="a\0b", tool_calls_json=CALLS)
+    step.step.messages.add(role="tool", content="\0", tool_call_id="c\0")
+    await tasks.RecordStep(step, NO_CONTEXT)
+    end = pb.CompleteTaskRequest(
+        task_id=task.task_id, attempt=task.attempt, content="Done.\0", finish_reason="st\0op", usage=billing_pb2.Usage()
+    )
+    await tasks.CompleteTask(end, NO_CONTEXT)
+    stored = await chat.sql(
+        "select content, tool_calls, tool_call_id, finish_reason from chat.messages where role <> 'user'"
+        " order by sequence_number"
+    )
+    call = {"id": "c", "type": "function", "function": {"name": "clock", "arguments": r'{"\u0000": 1}'}}
+    assert stored == [("ab", [call], None, None), ("", None, "c", None), ("Done.", None, None, "stop")]
+    assert await chat.sql("select worker from chat.tasks") == [("w",)]
+
+
+async def test_a_failure_with_nul_is_stored_without_it(chat: Chat) -> None:
+    tasks = TaskServicer(chat.runs)
+    task = await claimed(chat, tasks)
+    end = pb.FailTaskRequest(task_id=task.task_id, attempt=task.attempt, error_code="poi\0son", error_detail="\0Bad.")
+    await tasks.FailTask(end, NO_CONTEXT)
+    assert await chat.sql("select state, error_code, error_detail from chat.tasks") == [
+        (TaskState.FAILED, "poison", "Bad.")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("field", "message"),
+    [
+        *(
+            ("step.messages.tool_calls_json", {"tool_calls_json": document})
+            for document in (
+                "{",
+                "1",
+                "{}",
+                "[1]",
+                "[NaN]",
+                r'[{"a": "\ud800"}]',
+                '[{"a": 1e300}]',
+                "[" * 600 + "]" * 600,
+            )
+        ),
+        ("step.messages.role", {"role": ""}),
+        ("step.messages.role", {"role": "user"}),
+        ("step.number", {"number": 0}),
+    ],
+)
+async def test_a_step_that_could_not_be_stored_or_given_out_is_refused(
+    chat: Chat, field: str, message: dict[str, Any]
+) -> None:
+    tasks = TaskServicer(chat.runs)
+    task = await claimed(chat, tasks)
+    with pytest.raises(InvalidArgument) as refusal:
+        await tasks.RecordStep(step_of(task, **message), NO_CONTEXT)
+    assert refusal.value.metadata["field"] == field
+    assert await chat.sql("select steps from chat.tasks") == [([],)]
