@@ -35,6 +35,7 @@ from services.kit.text import check_key
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 MAX_CLAIM = 16
+MAX_EVENT = 2**53
 
 
 class ChatServicer(rpc.ChatServiceServicer):
@@ -220,7 +221,7 @@ class TaskServicer(rpc.TaskServiceServicer):
             finish_reason="cancelled" if request.cancelled else request.finish_reason,
             usage=to_usage(request.usage),
         )
-        await self._runs.end_task(_task(request), request.attempt, ending, last_event=request.last_event)
+        await self._runs.end_task(_task(request), request.attempt, ending, last_event=_last_event(request.last_event))
         return pb.CompleteTaskResponse()
 
     async def FailTask(self, request: pb.FailTaskRequest, context: Context) -> pb.FailTaskResponse:
@@ -231,7 +232,7 @@ class TaskServicer(rpc.TaskServiceServicer):
             error_code=request.error_code,
             error_detail=request.error_detail,
         )
-        await self._runs.end_task(_task(request), request.attempt, ending, last_event=request.last_event)
+        await self._runs.end_task(_task(request), request.attempt, ending, last_event=_last_event(request.last_event))
         return pb.FailTaskResponse()
 
 
@@ -241,6 +242,11 @@ def _session(request: Any) -> SessionId:
 
 def _task(request: Any) -> TaskId:
     return TaskId(object_id(request.task_id))
+
+
+def _last_event(number: int) -> int:
+    """What chat's own event follows: a number without a next one must not stop the settler, which tells of the end."""
+    return min(max(0, number), MAX_EVENT)
 
 
 def _key(request: Any, route: str) -> Key | None:

@@ -8,6 +8,7 @@ from backendai.chat.v1 import chat_pb2 as pb
 
 from services.chat.domain import TaskState
 from services.chat.servicer import Context, TaskServicer
+from services.kit.bus import events_subject
 from services.kit.errors import InvalidArgument
 from tests.unit.chat.conftest import Chat
 
@@ -55,6 +56,19 @@ async def test_a_failure_with_nul_is_stored_without_it(chat: Chat) -> None:
     assert await chat.sql("select state, error_code, error_detail from chat.tasks") == [
         (TaskState.FAILED, "poison", "Bad.")
     ]
+
+
+@pytest.mark.parametrize("last_event", [-1, -(2**63), 2**63 - 1])
+async def test_a_run_that_miscounts_its_events_ends_and_is_told_and_paid(chat: Chat, last_event: int) -> None:
+    tasks = TaskServicer(chat.runs)
+    task = await claimed(chat, tasks)
+    end = pb.CompleteTaskRequest(task_id=task.task_id, attempt=task.attempt, content="Done.", last_event=last_event)
+    await tasks.CompleteTask(end, NO_CONTEXT)
+    await chat.settle()
+    subject, said = chat.bus.said[-1]
+    assert subject == events_subject(task.task_id)
+    assert pb.TaskEvent.FromString(said).seq > 0
+    assert chat.billing.settled.keys() == {task.task_id}
 
 
 @pytest.mark.parametrize(
