@@ -84,6 +84,7 @@ BY_NAME: dict[str, Sequence[Any]] = {
     "tool_calls_json": (*TEXTS, *DOCUMENTS),
     "model_parameters": STRUCTS,
 }
+TRANSLATION = '{"source": "en", "translated_text": "Hallo"}'
 NO_REASON = "without a reason"
 
 
@@ -202,7 +203,10 @@ def ended(scene: Scene, method: str, request: Any) -> str:
 
 
 @pytest.mark.parametrize("service", SERVICES)
-def test_whatever_stands_in_a_field_the_call_is_answered_or_refused_with_a_reason(scene: Scene, service: str) -> None:
+def test_whatever_stands_in_a_field_the_call_is_answered_or_refused_with_a_reason(
+    stack: Stack, scene: Scene, service: str
+) -> None:
+    stack.script("openai", default={"text": TRANSLATION})
     methods = {method.request: f"{service}.{method.name}" for method in SERVICES[service].methods}
     requests = [request for request in usual(scene) if request.DESCRIPTOR.full_name in methods]
     assert {request.DESCRIPTOR.full_name for request in requests} == methods.keys()
