@@ -66,9 +66,9 @@ class Authority:
         )
 
 
-def write_all(folder: Path, services: Iterable[str] = SERVICES) -> None:
-    """A folder for each service in this one, all signed by one new authority."""
-    authority = Authority()
+def write_all(folder: Path, services: Iterable[str] = SERVICES, *, authority: Authority | None = None) -> None:
+    """A folder for each service in this one, all signed by one authority, a new one unless it is given."""
+    authority = authority or Authority()
     for service in services:
         authority.write(folder / service, service)
 

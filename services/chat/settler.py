@@ -60,7 +60,10 @@ class Settler:
             batch, self._waiting = self._waiting[:BATCH], self._waiting[BATCH:]
             if not self._waiting:
                 self._any.clear()
-            await self._settle_batch(batch)
+            try:
+                await self._settle_batch(batch)
+            except Exception as error:  # a defect; the reaper finds what is left of the batch
+                log.error("settler_failed", tasks=len(batch), **where(error))
 
     async def _settle_batch(self, batch: Sequence[_Ended]) -> None:
         """Settle, then announce; when billing or Postgres is away the waiters are told all the same."""

@@ -121,10 +121,11 @@ class Stack:
             "BILLING_SIGNUP_CREDITS": "10",
             **(env or {}),
         }
+        self.authority = certs.Authority()
         self.certificates: Path | None = None
         if mutual_tls:
             self.certificates = folder / "certs"
-            certs.write_all(self.certificates)
+            certs.write_all(self.certificates, authority=self.authority)
         self.processes: dict[str, Process] = {}
         self.ops_urls: dict[str, str] = {}
         """Where each service's process tells metrics and health."""

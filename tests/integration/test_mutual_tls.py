@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import socket
+import ssl
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,6 @@ from deploy.local import certs
 from services.kit.grpc_errors import reason_of
 from services.kit.tls import Tls
 from tests.integration.stack import Stack
-from tests.integration.waiting import until
 
 MODULES = {"billing": billing_pb2, "chat": chat_pb2, "speech": speech_pb2, "translate": translate_pb2}
 METHODS = [
@@ -85,7 +85,7 @@ async def health(stack: Stack, folder: Path | None) -> str:
         return health_pb2.HealthCheckResponse.ServingStatus.Name(found.status)
 
 
-async def test_whoever_has_a_certificate_may_ask_for_health_and_nobody_else(pair: Stack, tmp_path: Path) -> None:
+async def test_whoever_has_a_certificate_may_ask_for_health_and_nobody_else(pair: Stack) -> None:
     assert pair.certificates is not None
     assert await health(pair, pair.certificates / "translate") == "SERVING"
     assert await health(pair, None) == "UNAVAILABLE"
@@ -99,31 +99,29 @@ async def test_a_certificate_of_another_authority_is_nobodys(pair: Stack, tmp_pa
     assert await health(pair, tmp_path / "gateway") == "UNAVAILABLE"
 
 
-@pytest.fixture
-def renewing(pair: Stack) -> Iterator[Path]:
-    """The folder of the pair's certificates, put back as it was."""
+def serial_number(stack: Stack, process: str) -> str:
+    """Of the certificate that a process shows."""
+    assert stack.certificates is not None
+    folder = stack.certificates / "gateway"
+    context = ssl.create_default_context(cafile=folder / "ca.crt")
+    context.load_cert_chain(folder / "tls.crt", folder / "tls.key")
+    context.set_alpn_protocols(["h2"])
+    host, _, port = stack.grpc_addresses[process].rpartition(":")
+    with (
+        socket.create_connection((host, int(port)), timeout=5) as connection,
+        context.wrap_socket(connection, server_hostname=process.rstrip("0123456789")) as secured,
+    ):
+        return str((secured.getpeercert() or {})["serialNumber"])
+
+
+async def test_a_renewed_certificate_is_shown_without_a_restart_and_no_request_notices(pair: Stack) -> None:
     assert pair.certificates is not None
-    kept = {file: file.read_bytes() for file in pair.certificates.rglob("*.*")}
-    yield pair.certificates
-    for file, content in kept.items():
-        file.write_bytes(content)
-
-
-async def test_renewed_certificates_are_taken_up_without_a_restart(pair: Stack, renewing: Path, tmp_path: Path) -> None:
-    certs.write_all(renewing)  # of a new authority: who still has an old one is a stranger
-    certs.write_all(tmp_path, ["gateway"])
-    assert await health(pair, renewing / "gateway") == "SERVING"
-    async with pair.user() as alice, pair.user(alice.name, workspace=alice.workspace, gateway=1) as elsewhere:
+    processes = [process for process in pair.grpc_addresses if process.rstrip("01") in MODULES]
+    before = [serial_number(pair, process) for process in processes]
+    async with pair.user() as alice:
         session = await alice.new_session()
-        pair["chat0"].kill()
-        pair["chat1"].kill()
-        pair["chat0"].start()
-        pair["chat1"].start()
-
-        async def works() -> bool:
-            answers = [await user.get(f"{user.chats}{session}/") for user in (alice, elsewhere)]
-            return [answer.status_code for answer in answers] == [200, 200]
-
-        await until(works, within=30, saying="both gateways reach the new chat with their new certificates")
-        answered = await alice.say(session)
-        assert answered.status_code == 201, answered.text
+        certs.write_all(pair.certificates, authority=pair.authority)
+        assert (await alice.say(session)).status_code == 201
+        after = [serial_number(pair, process) for process in processes]
+        assert not set(before) & set(after)
+        assert (await alice.say(session)).status_code == 201
