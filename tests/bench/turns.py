@@ -134,15 +134,15 @@ class Product:
 
 
 @contextmanager
-def product(folder: Path, *, mutual_tls: bool, traced: bool) -> Iterator[Product]:
+def product(folder: Path, *, mutual_tls: bool, traced: float | None) -> Iterator[Product]:
     """The product on a durable Postgres, one process of each service."""
     with Postgres(folder / "postgres") as postgres, Collector() as collector:
         url = postgres.create_database("bench")
         for service in ("billing", "chat"):
             migrations.upgrade(ROOT / "services" / service / "migrations", service, url)
         env = {"LOG_LEVEL": "warning", "BILLING_SIGNUP_CREDITS": "1000"}
-        if traced:
-            env["OTEL_EXPORTER_OTLP_ENDPOINT"] = collector.url
+        if traced is not None:
+            env |= {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "OTEL_TRACES_SAMPLER_ARG": str(traced)}
         with Stack(folder, url, mutual_tls=mutual_tls, env=env) as stack:
             yield Product(stack, postgres, url)
 
@@ -250,7 +250,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=0, help="an answer's length; 0: a short sentence")
     parser.add_argument("--token-delay-ms", type=float, default=0)
     parser.add_argument("--mutual-tls", action="store_true", help="certificates between the services")
-    parser.add_argument("--traced", action="store_true", help="every turn traced to a collector")
+    parser.add_argument("--traced", type=float, nargs="?", const=1.0, help="trace this share of the turns, or all")
     parser.add_argument("--warm-up", type=int, default=WARM_UP_TURNS, help="turns before the measurement")
     parser.add_argument("--litellm", help="the litellm executable of an environment with litellm[proxy]")
     arguments = parser.parse_args()
