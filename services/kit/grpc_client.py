@@ -84,7 +84,8 @@ class Channel:
             if not span.get_span_context().is_valid:
                 return call(request, timeout=timeout, **options)
             made = call(request, timeout=timeout, metadata=tuple(telemetry.headers(span).items()), **options)
-            _keep(asyncio.ensure_future(_end(span, made)))
+            if span.is_recording():
+                _keep(asyncio.ensure_future(_end(span, made)))
             return made
 
         return with_deadline

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from pathlib import Path
 from typing import Self
 
@@ -29,11 +30,14 @@ class Tls:
 
     @classmethod
     def of(cls, folder: Path | None) -> Self | None:
-        """That of a folder; None without one: plain text. What can't be read ends the process with a sentence."""
+        """That of a folder; None without one: plain text. What can't be used ends the process with a sentence."""
         if folder is None:
             return None
         try:
             return cls(folder)
+        except ssl.SSLError as error:
+            names = f"{CERTIFICATE}, {KEY} and {AUTHORITY}"
+            raise SystemExit(f"GRPC_TLS_DIR: {names} in {folder} do not fit each other: {error.reason}.") from None
         except OSError as error:
             names = f"{CERTIFICATE}, {KEY} and {AUTHORITY}"
             raise SystemExit(f"GRPC_TLS_DIR: {folder} must hold {names}: {error.strerror}.") from None
@@ -46,7 +50,7 @@ class Tls:
                 self._generation += 1
                 log.info("certificate_renewed")
         except OSError as error:
-            log.error("certificate_unreadable", folder=str(self._folder), errno=error.errno)
+            log.error("certificate_unusable", folder=str(self._folder), error=type(error).__name__, errno=error.errno)
         return self._generation
 
     def server_credentials(self) -> grpc.ServerCredentials:
@@ -74,12 +78,16 @@ class Tls:
         return grpc.ssl_server_certificate_configuration([(key, certificate)], authority)
 
     def _read(self) -> tuple[Stamp, tuple[bytes, bytes, bytes]]:
-        """The files of one moment: a Secret is replaced as a whole, but is read file by file."""
+        """The files of one moment, which fit each other: a Secret is replaced as a whole, but is read file by file."""
         while True:
             stamp = self._look()
-            certificate, key, authority = (path.read_bytes() for path in self._paths())
+            certificate, key, authority = self._paths()
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(certificate, key)
+            context.load_verify_locations(authority)
+            files = certificate.read_bytes(), key.read_bytes(), authority.read_bytes()
             if self._look() == stamp:
-                return stamp, (certificate, key, authority)
+                return stamp, files
 
     def _look(self) -> Stamp:
         return tuple((found.st_mtime_ns, found.st_ino) for found in (path.stat() for path in self._paths()))

@@ -23,6 +23,13 @@ def test_a_folder_without_certificates_ends_the_process_with_what_it_must_hold(t
         Tls.of(tmp_path)
 
 
+def test_a_key_of_another_certificate_ends_the_process_with_a_sentence(tmp_path: Path) -> None:
+    certs.write_all(tmp_path, ["chat", "agent"])
+    (tmp_path / "chat" / "tls.key").write_bytes((tmp_path / "agent" / "tls.key").read_bytes())
+    with pytest.raises(SystemExit, match="do not fit each other: KEY_VALUES_MISMATCH"):
+        Tls.of(tmp_path / "chat")
+
+
 def test_a_change_of_the_files_is_a_new_generation_and_no_change_is_none(tmp_path: Path) -> None:
     certs.write_all(tmp_path, ["chat"])
     tls = Tls(tmp_path / "chat")
@@ -39,6 +46,14 @@ def test_files_that_can_not_be_read_for_a_moment_leave_the_old_ones_in_use(tmp_p
     (tmp_path / "chat" / "tls.key").unlink()
     assert tls.generation() == before
     tls.channel_credentials()
+
+
+def test_files_that_do_not_fit_leave_the_old_ones_in_use(tmp_path: Path) -> None:
+    certs.write_all(tmp_path, ["chat"])
+    tls = Tls(tmp_path / "chat")
+    before = tls.generation()
+    (tmp_path / "chat" / "tls.crt").write_text("no certificate")
+    assert tls.generation() == before
 
 
 def test_only_its_owner_may_read_a_key(tmp_path: Path) -> None:
