@@ -30,7 +30,7 @@ _tracer: Tracer | None = None
 def configure(service: str, *, endpoint: str | None, share: float) -> None:
     """Send this process's spans to a collector, OTLP over gRPC, a share of the traces that begin here; None: no traces.
 
-    A collector that is away costs spans and nothing else; the end of the process waits 2 s for the last ones.
+    A collector that is away costs spans, a warning, and at the end of the process up to 5 s for the last ones.
     """
     global _tracer
     if endpoint is None:
