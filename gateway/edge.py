@@ -57,6 +57,7 @@ class Edge:
             status = await self._answer(scope, receive, send)
             span.update_name(f"{_method(scope)} {_route(scope)}")
             span.set_attribute("http.response.status_code", status)
+            span.set_attribute("backendai.request_id", scope["request_id"])
             if status >= 500:
                 telemetry.fail(span, str(status))
 
@@ -108,7 +109,7 @@ class Edge:
         return None
 
     def _log(self, scope: Scope, status: int, request_id: str, seconds: float) -> None:
-        write = log.warning if status >= 500 else log.debug
+        write = log.warning if status >= 500 else log.info if status >= 400 else log.debug
         milliseconds = round(seconds * 1000, 1)
         write(
             "request",

@@ -21,6 +21,7 @@ from services.kit.bus import Bus
 from services.kit.grpc_client import dial
 from services.kit.grpc_server import Server
 from services.kit.tls import Tls
+from services.kit.upstream import expect_calls
 
 # A key that a server without keys does not look at; the SDK insists on one.
 NO_KEY = "none"
@@ -65,6 +66,7 @@ async def main(settings: AgentSettings, stop: asyncio.Event) -> None:
     bus = Bus(settings.nats_url, name="agent", replicas=settings.nats_replicas)
     server = Server(settings.agent_listen, tls=tls, ops_listen=settings.ops_listen)
     providers = make_providers(settings)
+    expect_calls(providers)
     channel = dial(settings.chat_address, "chat", tls)
     worker = Worker(
         Tasks(channel, worker_id=f"{socket.gethostname()}-{os.getpid()}"),

@@ -221,12 +221,12 @@ class Run:
 
     async def _stream(self, call: ModelCall) -> Reply:
         """One try of a model call, shown as it comes."""
-        if self._provider is None:
-            raise ProviderAuthFailed(f"This agent has no key for {call.settings.provider}.")
         self._reply = reply = Reply(call)
         self._asking = True
         try:
             with provider_call(call.settings.provider, call.settings.model, "chat", _code_of) as span:
+                if self._provider is None:
+                    raise ProviderAuthFailed(f"This agent has no key for {call.settings.provider}.")
                 await self._show(self._provider.stream(call), reply)
                 span.set_attribute("gen_ai.usage.input_tokens", reply.usage.input_tokens)
                 span.set_attribute("gen_ai.usage.output_tokens", reply.usage.output_tokens)

@@ -62,6 +62,14 @@ async def main(settings: Settings, stop: asyncio.Event) -> None:
         history_messages=settings.chat_history_messages,
         clock=time.monotonic,
     )
+    server = Server(
+        settings.chat_listen,
+        tls=tls,
+        ops_listen=settings.ops_listen,
+        reflects=DESCRIPTOR if settings.grpc_reflection else None,
+        is_down=is_down,
+        ready=False,
+    )
     reaper = Reaper(
         upkeep=upkeep,
         runs=runs,
@@ -70,13 +78,7 @@ async def main(settings: Settings, stop: asyncio.Event) -> None:
         billing=billing,
         announcer=announcer,
         clock=time.monotonic,
-    )
-    server = Server(
-        settings.chat_listen,
-        tls=tls,
-        ops_listen=settings.ops_listen,
-        reflects=DESCRIPTOR if settings.grpc_reflection else None,
-        is_down=is_down,
+        tell_ready=server.set_ready,
     )
     session_store = SessionStore(engine)
     sessions = SessionUseCases(

@@ -1,7 +1,7 @@
 """Finishes or undoes what a crash left behind. Any replica may run it at any time: every statement is conditional."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
 
 import structlog
@@ -47,22 +47,27 @@ class Reaper:
         billing: Billing,
         announcer: Announcer,
         clock: Callable[[], float],
+        tell_ready: Callable[[bool], Awaitable[None]],
     ) -> None:
         self._upkeep, self._runs, self._turns, self._settler = upkeep, runs, turns, settler
         self._billing, self._announcer, self._clock = billing, announcer, clock
+        self._tell_ready = tell_ready
         self._in_contact_since: float | None = None
         self._round = 0
 
     async def run(self) -> None:
-        """Go round for ever."""
+        """Go round for ever. A round that works, billing apart, is what makes the process ready: it asks the tables."""
         while True:
+            ready = True
             try:
                 await self.go_round()
             except Exception as error:
+                ready = isinstance(error, DomainError)
                 if is_down(error):
                     self._in_contact_since = None
                 elif not isinstance(error, DomainError):
                     log.error("reaper_failed", **where(error))
+            await self._tell_ready(ready)
             await asyncio.sleep(INTERVAL_SECONDS)
 
     async def go_round(self) -> None:

@@ -1,5 +1,6 @@
 """The gRPC edge: protobuf to use case to protobuf; no rule, no SQL, no try."""
 
+import re
 from typing import Any, TypeAlias
 
 import grpc
@@ -31,10 +32,11 @@ from services.chat.usecases.shares import ShareUseCases
 from services.chat.usecases.turns import Turn, TurnUseCases
 from services.kit.errors import InvalidArgument
 from services.kit.grpc_callers import to_caller
-from services.kit.text import check_key
+from services.kit.text import check_key, storable
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 MAX_CLAIM = 16
+ERROR_CODE = re.compile(r"[a-z][a-z0-9_]{0,63}")
 MAX_EVENT = 2**53
 
 
@@ -229,7 +231,7 @@ class TaskServicer(rpc.TaskServiceServicer):
         ending = Ending(
             TaskState.FAILED,
             usage=to_usage(request.usage),
-            error_code=request.error_code,
+            error_code=_error_code(request.error_code),
             error_detail=request.error_detail,
         )
         await self._runs.end_task(_task(request), request.attempt, ending, last_event=_last_event(request.last_event))
@@ -242,6 +244,12 @@ def _session(request: Any) -> SessionId:
 
 def _task(request: Any) -> TaskId:
     return TaskId(object_id(request.task_id))
+
+
+def _error_code(code: str) -> str:
+    """What metrics and logs may name: a word, whatever an agent says."""
+    cleaned = storable(code)
+    return cleaned if ERROR_CODE.fullmatch(cleaned) else "internal_error"
 
 
 def _last_event(number: int) -> int:

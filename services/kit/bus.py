@@ -16,8 +16,7 @@ from nats.js import JetStreamContext
 from nats.js.api import ConsumerConfig, KeyValueConfig, RetentionPolicy, StorageType, StreamConfig, StreamInfo
 from nats.js.errors import BucketNotFoundError, NotFoundError
 from nats.js.kv import KeyValue
-
-from services.kit.metrics import NATS_CONNECTED
+from prometheus_client import Gauge
 
 log = structlog.get_logger()
 
@@ -37,6 +36,9 @@ END_OF_PAGE, NOTHING_THERE = "204", "404"
 CANCEL_SUBJECT = "backendai.cancel"
 RECONNECT_WAIT_SECONDS = 0.5
 MAX_PAYLOAD_BYTES = 900_000
+
+# Here, and so told by those processes alone that have a bus.
+NATS_CONNECTED = Gauge("backendai_nats_connected", "1 while the process is connected to NATS.")
 
 
 def events_subject(task_id: str) -> str:

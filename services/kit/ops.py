@@ -6,6 +6,7 @@ Answered by threads, so that a stuck event loop can be told from a dead process.
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -32,6 +33,10 @@ Ready = Callable[[], Awaitable[bool]]
 
 class _Server(ThreadingMixIn, WSGIServer):
     daemon_threads = True
+
+
+class _ServerOfIPv6(_Server):
+    address_family = socket.AF_INET6
 
 
 class _Handler(WSGIRequestHandler):
@@ -90,7 +95,8 @@ def serve(listen: str | None, ready: Ready) -> Iterator[None]:
     host, _, port = listen.rpartition(":")
     try:
         answers = _Answers(asyncio.get_running_loop(), ready)
-        server = make_server(host.strip("[]"), int(port), answers, server_class=_Server, handler_class=_Handler)
+        kind = _ServerOfIPv6 if ":" in host else _Server
+        server = make_server(host.strip("[]"), int(port), answers, server_class=kind, handler_class=_Handler)
     except (OSError, ValueError, OverflowError) as error:
         raise SystemExit(
             f"OPS_LISTEN: {listen} is in use or not an address of this machine: set another one."

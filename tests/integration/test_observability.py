@@ -215,10 +215,11 @@ async def test_the_depths_of_the_queue_are_told(watched: Watched) -> None:
         assert f"backendai_tasks{{state={state}}}" in samples
     assert "backendai_oldest_queued_task_seconds{}" in samples
     assert "backendai_held_credits{}" in scraped(watched.stack, "billing0")
-    connected = {
-        process: scraped(watched.stack, process).get("backendai_nats_connected{}") for process in ("chat0", "agent0")
+    told = {
+        process: scraped(watched.stack, process).get("backendai_nats_connected{}") for process in watched.stack.ops_urls
     }
-    assert connected == {"chat0": 1, "agent0": 1}
+    connected = {process: value for process, value in told.items() if value is not None}
+    assert connected == {"gateway0": 1, "chat0": 1, "agent0": 1}
 
 
 async def test_no_word_of_a_conversation_and_no_secret_is_in_logs_metrics_or_traces(watched: Watched) -> None:

@@ -165,3 +165,22 @@ async def test_while_billing_is_away_nothing_is_opened_or_sent_and_the_rest_work
 
         await until(is_accepted)
         await quiet_credits(alice)
+
+
+async def test_chat_is_ready_only_with_postgres(fragile: Stack, own_postgres: Postgres) -> None:
+    async def readiness() -> int:
+        async with httpx.AsyncClient() as client:
+            return (await client.get(f"{fragile.ops_urls['chat0']}/readyz", timeout=5)).status_code
+
+    async def ready() -> bool:
+        return await readiness() == 200
+
+    async def not_ready() -> bool:
+        return await readiness() == 503
+
+    assert await ready()
+    own_postgres.kill()
+    await until(not_ready, within=30, saying="chat is not ready")
+    own_postgres.start()
+    await until(ready, within=30, saying="chat is ready again")
+    fragile.wait_until_ready()

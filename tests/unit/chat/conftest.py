@@ -233,8 +233,20 @@ async def chat(database_url: str, billing_server: tuple[CountingBilling, str]) -
         history_messages=100,
         clock=time.monotonic,
     )
+    told: list[bool] = []
+
+    async def tell_ready(ready: bool) -> None:
+        told.append(ready)
+
     reaper = Reaper(
-        upkeep=upkeep, runs=runs, turns=turns, settler=settler, billing=billing, announcer=announcer, clock=clock
+        upkeep=upkeep,
+        runs=runs,
+        turns=turns,
+        settler=settler,
+        billing=billing,
+        announcer=announcer,
+        clock=clock,
+        tell_ready=tell_ready,
     )
     yield Chat(
         engine=engine,

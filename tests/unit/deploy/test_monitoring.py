@@ -16,6 +16,7 @@ ROOT = Path(__file__).parents[3]
 MONITORING = ROOT / "deploy" / "monitoring"
 METRICS = [
     "services.kit.metrics",
+    "services.kit.bus",
     "gateway.metrics",
     *(f"services.{name}.metrics" for name in ("chat", "billing", "agent")),
 ]

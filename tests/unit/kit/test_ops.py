@@ -48,6 +48,12 @@ async def test_a_stuck_event_loop_is_told_by_its_liveness() -> None:
         assert (await asked).status_code == 503
 
 
+async def test_it_listens_on_ipv6() -> None:
+    port = free_port()
+    with ops.serve(f"[::1]:{port}", ready):
+        assert (await get(f"[::1]:{port}", "/healthz")).status_code == 200
+
+
 async def test_without_an_address_it_is_nowhere() -> None:
     with ops.serve(None, ready):
         pass
