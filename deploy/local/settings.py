@@ -84,6 +84,7 @@ class Settings(BaseSettings):
     )
     ops_listen: str | None = Field(
         None,
+        pattern=r"^.+:\d{1,5}$",
         description="Where the first process tells metrics and health, host:port; each further one takes the next.",
     )
     log_level: str = Field("info", description="debug shows what PostgreSQL and NATS say, too.")

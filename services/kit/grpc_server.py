@@ -154,7 +154,7 @@ class Server:
         self._health = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self.grpc)
         self.listen, self._tls, self._ops_listen, self._reflects = listen, tls, ops_listen, reflects
-        self._ready = ready
+        self._ready, self._draining = ready, False
         self._running = ExitStack()
 
     async def start(self) -> None:
@@ -180,7 +180,7 @@ class Server:
         return self.grpc.add_secure_port(self.listen, self._tls.server_credentials())
 
     async def _is_ready(self) -> bool:
-        return self._ready
+        return self._ready and not self._draining
 
     async def set_ready(self, ready: bool) -> None:
         """Tell the health service's watchers, the load balancers among them."""
@@ -190,7 +190,7 @@ class Server:
 
     async def drain(self, seconds: float) -> None:
         """Stop accepting, let calls in flight finish for that long, end the rest."""
-        self._ready = False
+        self._draining = True  # for good, whatever `set_ready` is told meanwhile
         await self._health.enter_graceful_shutdown()
         await self.grpc.stop(seconds)
         self._running.close()
