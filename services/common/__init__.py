@@ -1,0 +1,1 @@
+"""Domain code that several services share. The kit imports none of it."""
