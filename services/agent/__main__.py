@@ -11,17 +11,17 @@ from services.agent.frameworks.none import Plain
 from services.agent.providers import Provider
 from services.agent.providers.google import Google
 from services.agent.providers.openai import OpenAICompatible
-from services.agent.runs import Retries
 from services.agent.settings import AgentSettings, keep_libraries_quiet
 from services.agent.tasks import Tasks
 from services.agent.tools import Tools
 from services.agent.worker import Worker
+from services.common.providers.calls import count_from_zero
+from services.common.providers.retries import Retries
 from services.kit import process
 from services.kit.bus import Bus
 from services.kit.grpc_client import dial
 from services.kit.grpc_server import Server
 from services.kit.tls import Tls
-from services.kit.upstream import expect_calls
 
 # A key that a server without keys does not look at; the SDK insists on one.
 NO_KEY = "none"
@@ -66,7 +66,7 @@ async def main(settings: AgentSettings, stop: asyncio.Event) -> None:
     bus = Bus(settings.nats_url, name="agent", replicas=settings.nats_replicas)
     server = Server(settings.agent_listen, tls=tls, ops_listen=settings.ops_listen)
     providers = make_providers(settings)
-    expect_calls(providers)
+    count_from_zero(providers)
     channel = dial(settings.chat_address, "chat", tls)
     worker = Worker(
         Tasks(channel, worker_id=f"{socket.gethostname()}-{os.getpid()}"),

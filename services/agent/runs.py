@@ -1,14 +1,10 @@
 """One run: what a framework is given to work with, and what the worker sees of it while it works."""
 
 import asyncio
-import random
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass
 from enum import Enum, auto
-
-import structlog
 
 from services.agent.domain import (
     Completed,
@@ -22,33 +18,16 @@ from services.agent.domain import (
     output_limit,
     storable,
 )
-from services.agent.errors import ContentFiltered, ProviderAuthFailed, RunError
 from services.agent.events import Events
 from services.agent.metrics import FIRST_TOKEN_SECONDS
 from services.agent.providers import Chunk, Finish, ModelCall, Provider, Thought
 from services.agent.tools import Tools
+from services.common.providers.calls import provider_call
+from services.common.providers.errors import ContentFiltered, ProviderAuthFailed, ProviderError
+from services.common.providers.retries import Retries
 from services.kit.tokens import estimate_tokens
-from services.kit.upstream import provider_call
-
-log = structlog.get_logger()
 
 KeepStep = Callable[[Turn, Step], Awaitable[None]]
-
-
-@dataclass(frozen=True, slots=True)
-class Retries:
-    """How often a call that showed nothing yet is tried again, and how long that waits."""
-
-    tries: int = 3
-    first_wait_seconds: float = 0.5
-    longest_wait_seconds: float = 20.0
-    """A provider that asks for more than this is not asked again."""
-
-    def waits(self) -> Iterator[float]:
-        """How long to wait before each further try, jittered and growing."""
-        for tries in range(self.tries - 1):
-            longest = min(self.longest_wait_seconds, self.first_wait_seconds * 2 ** (tries + 1))
-            yield random.uniform(longest / 2, longest)
 
 
 class Stop(Enum):
@@ -142,20 +121,11 @@ class Run:
     # --- for frameworks ---
 
     async def ask(self, messages: Sequence[Message]) -> Reply:
-        """The model's whole answer to these messages. Raises RunErrors; tries again what may be tried again."""
+        """The model's whole answer to these messages. Retries what may be retried."""
         size = input_bytes(self.turn.settings, messages)
         limit = output_limit(self.turn, self._spent, next_input_tokens=estimate_tokens(size))
         call = ModelCall(self.turn.settings, messages, limit, self._tools.all)
-        for wait_seconds in self._retries.waits():
-            try:
-                return await self._stream(call)
-            except RunError as error:
-                asked = error.retry_after_seconds or 0
-                if not error.retryable or asked > self._retries.longest_wait_seconds:
-                    raise
-                log.info("provider_retry", task_id=self.turn.task_id, code=error.code)
-            await asyncio.sleep(asked + wait_seconds)
-        return await self._stream(call)
+        return await self._retries.run(lambda: self._stream(call))
 
     async def use_tools(self, message: Message) -> list[Message]:
         """Call the tools that a message asks for, all at once, and keep the round: a later attempt continues after it.
@@ -224,15 +194,15 @@ class Run:
         self._reply = reply = Reply(call)
         self._asking = True
         try:
-            with provider_call(call.settings.provider, call.settings.model, "chat", _code_of) as span:
+            with provider_call(call.settings.provider, call.settings.model, "chat") as span:
                 if self._provider is None:
                     raise ProviderAuthFailed(f"This agent has no key for {call.settings.provider}.")
                 await self._show(self._provider.stream(call), reply)
                 span.set_attribute("gen_ai.usage.input_tokens", reply.usage.input_tokens)
                 span.set_attribute("gen_ai.usage.output_tokens", reply.usage.output_tokens)
-        except RunError as error:
+        except ProviderError as error:
             self._asking = False
-            raise (error.finally_failed() if reply.visible else error) from None
+            raise (error.final() if reply.visible else error) from None
         self._asking = False
         self._spent += reply.usage
         self._spent_on_step += reply.usage
@@ -253,7 +223,3 @@ class Run:
                     reply.take(chunk)
         if reply.finish_reason == "content_filter":
             raise ContentFiltered
-
-
-def _code_of(error: Exception) -> str:
-    return error.code if isinstance(error, RunError) else type(error).__name__

@@ -15,17 +15,18 @@ from services.agent.domain import Cancelled, End, Failed, Turn
 from services.agent.errors import (
     FrameworkNotAvailable,
     LeaseLost,
-    ProviderTimeout,
     RunError,
 )
 from services.agent.events import Events
 from services.agent.frameworks import Framework
 from services.agent.metrics import LEASES_LOST, RUN_SECONDS, RUN_SLOTS, RUNS_RUNNING
 from services.agent.providers import Provider
-from services.agent.runs import Retries, Run, Stop
+from services.agent.runs import Run, Stop
 from services.agent.tasks import STATES, Progress, Tasks, status_entry
 from services.agent.tools import Tools
 from services.agent.wakeups import Wakeups
+from services.common.providers.errors import ProviderError
+from services.common.providers.retries import Retries
 from services.kit import telemetry
 from services.kit.bus import CANCEL_SUBJECT, JOBS_SUBJECT, Bus
 from services.kit.errors import DomainError
@@ -35,6 +36,7 @@ from services.kit.telemetry import TRACEPARENT, SpanKind
 log = structlog.get_logger()
 
 HEARTBEAT_SECONDS = 2.0
+PROVIDER_TIMEOUT = "provider_timeout"
 # Chat ends a task itself so long after its deadline; an end that could not be reported until then is dropped.
 REPORT_SECONDS_AFTER_DEADLINE = 60.0
 LONGEST_CLAIM_WAIT_SECONDS = 5.0
@@ -174,7 +176,7 @@ class Worker:
                 return await self._framework_of(run.turn).answer(run)
         except TimeoutError:
             return self._stopped(run)
-        except RunError as error:
+        except (RunError, ProviderError) as error:
             return Failed(error.code, error.detail)
         except LeaseLost:
             raise
@@ -193,7 +195,7 @@ class Worker:
             raise LeaseLost
         if run.stopped is Stop.CANCELLED:
             return Cancelled(run.text)
-        return Failed(ProviderTimeout.code, "The time for this turn was up.")
+        return Failed(PROVIDER_TIMEOUT, "The time for this turn was up.")
 
     async def _report(self, run: Run, end: End) -> None:
         """Tell chat, for as long as it takes chat to come back; it is chat that ends tasks nobody could report."""

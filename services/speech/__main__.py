@@ -7,11 +7,12 @@ import structlog
 from backendai.speech.v1.speech_pb2 import DESCRIPTOR
 from backendai.speech.v1.speech_pb2_grpc import add_SpeechServiceServicer_to_server
 
+from services.common.providers.calls import count_from_zero
+from services.common.providers.retries import Retries
 from services.kit import process
 from services.kit.grpc_client import dial
 from services.kit.grpc_server import Server, serve
 from services.kit.tls import Tls
-from services.kit.upstream import Retries, expect_calls
 from services.speech.answers import Answers
 from services.speech.billing import Billing
 from services.speech.measure import Decoders
@@ -51,7 +52,7 @@ async def main(settings: Settings, stop: asyncio.Event) -> None:
     keep_libraries_quiet()
     tls = Tls.of(settings.grpc_tls_dir)
     provider, channel = make_provider(settings), dial(settings.billing_address, "billing", tls)
-    expect_calls([provider.name] if provider else [])
+    count_from_zero([provider.name] if provider else [])
     transcriptions = Transcriptions(
         provider,
         Billing(channel, hold_seconds=settings.speech_timeout_s + HOLD_SPARE_SECONDS, clock=time.time),

@@ -9,10 +9,12 @@ from typing import Any
 
 import structlog
 
+from services.common.providers.calls import provider_call
+from services.common.providers.errors import ProviderTimeout
+from services.common.providers.retries import Retries
 from services.kit.callers import Caller
 from services.kit.errors import Unavailable
 from services.kit.spool import Spool
-from services.kit.upstream import ProviderTimeout, Retries, code_of, provider_call
 from services.speech.answers import Answers
 from services.speech.billing import Billing, Hold
 from services.speech.domain import MAX_BYTES, Job, Paid, Transcript
@@ -121,7 +123,7 @@ class Transcriptions:
 
 
 async def _transcribe(provider: Provider, recording: Recording) -> Transcript:
-    with provider_call(provider.name, provider.model, "transcribe", code_of):
+    with provider_call(provider.name, provider.model, "transcribe"):
         return await provider.transcribe(recording)
 
 

@@ -7,11 +7,12 @@ import structlog
 from backendai.translate.v1.translate_pb2 import DESCRIPTOR
 from backendai.translate.v1.translate_pb2_grpc import add_TranslateServiceServicer_to_server
 
+from services.common.providers.calls import count_from_zero
+from services.common.providers.retries import Retries
 from services.kit import process
 from services.kit.grpc_client import dial
 from services.kit.grpc_server import Server, serve
 from services.kit.tls import Tls
-from services.kit.upstream import Retries, expect_calls
 from services.translate.billing import Billing
 from services.translate.flights import Flights
 from services.translate.providers import Provider
@@ -45,7 +46,7 @@ async def main(settings: Settings, stop: asyncio.Event) -> None:
     keep_libraries_quiet()
     tls = Tls.of(settings.grpc_tls_dir)
     provider, channel = make_provider(settings), dial(settings.billing_address, "billing", tls)
-    expect_calls([provider.name])
+    count_from_zero([provider.name])
     flights = Flights[Paid](limit=settings.translate_concurrency)
     translations = Translations(
         provider,

@@ -1,6 +1,6 @@
 """Outcomes of a translation that a caller may act on; the reasons are those of translate.proto's TranslateReason.
 
-What fails at the provider is said in services.kit.upstream.
+What fails at the provider is in services.common.providers.errors.
 """
 
 from services.kit.errors import DomainError, Kind

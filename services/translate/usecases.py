@@ -10,8 +10,10 @@ from dataclasses import dataclass
 import structlog
 from cachetools import TTLCache
 
+from services.common.providers.calls import provider_call
+from services.common.providers.errors import ProviderBadResponse, ProviderTimeout
+from services.common.providers.retries import Retries
 from services.kit.callers import Caller
-from services.kit.upstream import ProviderBadResponse, ProviderTimeout, Retries, code_of, provider_call
 from services.translate.billing import Billing, Hold
 from services.translate.domain import Answer, Job, Translation
 from services.translate.errors import InsufficientCredits
@@ -107,7 +109,7 @@ class Translations:
 
     async def _try(self, job: Job, hold: Hold) -> Answer:
         try:
-            with provider_call(self._provider.name, self._provider.model, "translate", code_of):
+            with provider_call(self._provider.name, self._provider.model, "translate"):
                 answer = await self._provider.translate(job, output_tokens=hold.output_tokens)
         except CutOff:
             if hold.is_partial:

@@ -44,7 +44,7 @@ def test_an_image_has_every_package_that_its_code_imports(image: str) -> None:
 @pytest.mark.parametrize("image", PROCESSES)
 def test_an_image_has_every_folder_that_its_code_imports(image: str) -> None:
     own = FOLDERS[image].replace("/", ".")
-    homes = (own, "services.kit", "services.__init__")
+    homes = (own, "services.kit", "services.common", "services.__init__")
     assert all(module.startswith(homes) for module in modules_of(image))
 
 

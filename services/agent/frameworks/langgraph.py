@@ -13,9 +13,9 @@ from langgraph.runtime import Runtime
 from langgraph.types import Command
 
 from services.agent.domain import Completed, Message
-from services.agent.errors import ProviderBadResponse
 from services.agent.frameworks import MAX_ROUNDS
 from services.agent.runs import Reply, Run
+from services.common.providers.errors import ProviderBadResponse
 
 
 class State(TypedDict, total=False):

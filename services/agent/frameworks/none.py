@@ -1,9 +1,9 @@
 """No framework: the model is asked until it calls no more tools."""
 
 from services.agent.domain import Completed
-from services.agent.errors import ProviderBadResponse
 from services.agent.frameworks import MAX_ROUNDS
 from services.agent.runs import Run
+from services.common.providers.errors import ProviderBadResponse
 
 
 class Plain:

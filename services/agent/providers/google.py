@@ -14,8 +14,16 @@ from google.genai import errors as sdk_errors
 from google.genai import types
 
 from services.agent.domain import Message, ToolCall, Usage
-from services.agent.errors import ContentFiltered, ProviderBadResponse, ProviderRejected, RunError
-from services.agent.providers import CONNECT_TIMEOUT_SECONDS, Chunk, Finish, ModelCall, Thought, failures
+from services.agent.providers import CONNECT_TIMEOUT_SECONDS, Chunk, Finish, ModelCall, Thought
+from services.common.providers.errors import (
+    ContentFiltered,
+    ProviderBadResponse,
+    ProviderError,
+    ProviderRejected,
+    broken_connection,
+    silence,
+)
+from services.common.providers.refusals import meaning_of, read_refusal
 from services.kit.ids import new_id
 
 NAME = "google"
@@ -81,9 +89,9 @@ class Google:
         except sdk_errors.APIError as error:
             raise _meaning(error) from None
         except (TimeoutError, aiohttp.ServerTimeoutError):
-            raise failures.of_silence(NAME) from None
+            raise silence(NAME) from None
         except (aiohttp.ClientError, OSError):
-            raise failures.of_break(NAME) from None
+            raise broken_connection(NAME) from None
         except ValueError:  # an answer that is no JSON, or none of Gemini's
             raise ProviderBadResponse from None
         finally:
@@ -250,17 +258,7 @@ def _usage(usage: types.GenerateContentResponseUsageMetadata) -> Usage:
     )
 
 
-def _meaning(error: sdk_errors.APIError) -> RunError:
-    body = error.details if isinstance(error.details, Mapping) else {}
-    fields = body.get("error", body)
-    details = fields.get("details") if isinstance(fields, Mapping) else None
-    entries = [entry for entry in details or () if isinstance(entry, Mapping)]
-    reasons = tuple(str(entry["reason"]) for entry in entries if "reason" in entry)
-    headers = {name.lower(): value for name, value in getattr(error.response, "headers", {}).items()}
-    for entry in entries:
-        # Gemini says how long to wait in the body: {"@type": "...RetryInfo", "retryDelay": "34s"}.
-        if delay := str(entry.get("retryDelay", "")).removesuffix("s"):
-            headers.setdefault("retry-after", delay)
-    return failures.of_status(
-        NAME, error.code or 500, codes=(error.status, *reasons), message=error.message or "", headers=headers
-    )
+def _meaning(error: sdk_errors.APIError) -> ProviderError:
+    document = error.details if isinstance(error.details, Mapping | list) else {}
+    headers = dict(getattr(error.response, "headers", {}))
+    return meaning_of(NAME, read_refusal(error.code or 500, document, headers))

@@ -18,9 +18,16 @@ import orjson
 from openai import AsyncOpenAI, AsyncStream, DefaultAioHttpClient
 
 from services.agent.domain import Message, ToolCall, Usage
-from services.agent.errors import ProviderBadResponse, ProviderUnavailable, RunError
-from services.agent.providers import CONNECT_TIMEOUT_SECONDS, Chunk, Finish, ModelCall, Thought, failures
+from services.agent.providers import CONNECT_TIMEOUT_SECONDS, Chunk, Finish, ModelCall, Thought
 from services.agent.tools import Tool
+from services.common.providers.errors import (
+    ProviderBadResponse,
+    ProviderError,
+    ProviderUnavailable,
+    broken_connection,
+    silence,
+)
+from services.common.providers.refusals import Refusal, in_stream, meaning_of, read_refusal
 
 DRAIN_SECONDS = 0.1
 MAX_LINE_BYTES = 8 * 1024 * 1024
@@ -102,18 +109,13 @@ class OpenAICompatible:
         )
         return cast(httpx2.Response, response)
 
-    def _meaning(self, error: Exception) -> RunError:
+    def _meaning(self, error: Exception) -> ProviderError:
         if isinstance(error, openai.APIStatusError):
-            return failures.of_status(
-                self._name,
-                error.status_code,
-                codes=(error.code, error.type, error.param),
-                message=error.message,
-                headers=error.response.headers,
-            )
+            response = error.response
+            return meaning_of(self._name, read_refusal(response.status_code, response.content, response.headers))
         if isinstance(error, _InStream):
-            return failures.of_status(self._name, error.status, codes=error.codes, message=error.message, headers={})
-        return failures.of_silence(self._name) if _was_silence(error) else failures.of_break(self._name)
+            return meaning_of(self._name, error.refusal)
+        return silence(self._name) if _was_silence(error) else broken_connection(self._name)
 
     async def close(self) -> None:
         """Hang up."""
@@ -195,12 +197,8 @@ def _wire_tool(tool: Tool) -> dict[str, Any]:
 class _InStream(Exception):
     """An error that came inside the stream, after its 200."""
 
-    def __init__(self, error: object) -> None:
-        fields = error if isinstance(error, dict) else {}
-        self.codes = tuple(str(fields[name]) for name in ("code", "type", "param") if fields.get(name) is not None)
-        self.message = str(fields.get("message", ""))
-        code = fields.get("code")
-        self.status = code if isinstance(code, int) and 400 <= code < 600 else 500
+    def __init__(self, refusal: Refusal) -> None:
+        self.refusal = refusal
 
 
 async def _events(response: httpx2.Response) -> AsyncIterator[dict[str, Any]]:
@@ -237,8 +235,8 @@ def _parse(data: bytes) -> dict[str, Any]:
         raise ProviderBadResponse from None
     if not isinstance(event, dict):
         raise ProviderBadResponse
-    if event.get("error"):
-        raise _InStream(event["error"])
+    if (refusal := in_stream(event)) is not None:
+        raise _InStream(refusal)
     return event
 
 

@@ -242,7 +242,11 @@ def meaning_of(provider: str, refusal: Refusal) -> ProviderError:
     """The error that a refusal stands for."""
     rule = next(rule for rule in RULES if rule.applies(refusal))
     words = [code for code in dict.fromkeys(refusal.codes) if _WORD.fullmatch(code)][:4]
-    detail = f"{provider} answered {refusal.status} ({', '.join(words)})." if words else f"{provider} answered {refusal.status}."
+    detail = (
+        f"{provider} answered {refusal.status} ({', '.join(words)})."
+        if words
+        else f"{provider} answered {refusal.status}."
+    )
     return rule.error(detail, retry_after_seconds=retry_after_seconds(refusal.headers), retryable=rule.retryable)
 
 

@@ -6,7 +6,11 @@ from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
+import structlog
+
 from services.common.providers.errors import ProviderError
+
+log = structlog.get_logger()
 
 T = TypeVar("T")
 
@@ -29,6 +33,7 @@ class Retries:
                 asked_seconds = error.retry_after_seconds or 0.0
                 if not error.retryable or asked_seconds > self.longest_wait_seconds:
                     raise
+                log.info("provider_retry", code=error.outcome)
             await asyncio.sleep(asked_seconds + jitter_seconds)
         return await call()
 

@@ -27,7 +27,7 @@ class Provider(Protocol):
     async def transcribe(self, recording: Recording) -> Transcript:
         """What the provider hears. The file goes out as it is read, never whole in memory.
 
-        Raises UpstreamErrors, and this service's own for a recording that the provider refuses for its language or
+        Raises ProviderErrors, and this service's own for a recording that the provider refuses for its language or
         its sound. Cancelling closes the connection, which stops the provider.
         """
         ...

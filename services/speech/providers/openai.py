@@ -6,9 +6,9 @@ import httpx2
 import openai
 from openai import AsyncOpenAI, omit
 
-from services.kit import upstream
+from services.common.providers.errors import ProviderBadResponse, ProviderTimeout, ProviderUnavailable
+from services.common.providers.refusals import meaning_of, read_refusal
 from services.kit.errors import DomainError
-from services.kit.upstream import ProviderBadResponse, ProviderTimeout, ProviderUnavailable
 from services.speech.domain import Bounds, Transcript
 from services.speech.errors import AudioTooShort, AudioUndecodable, LanguageUnsupported
 from services.speech.languages import heard_language
@@ -61,8 +61,8 @@ class OpenAI:
                 return LanguageUnsupported(field="language")
             if error.param == "file":
                 return AudioUndecodable(f"{self.name} can't decode the audio file.")
-        codes = (error.code, error.type, error.param)
-        return upstream.of_status(self.name, error.status_code, codes=codes, headers=error.response.headers)
+        refusal = read_refusal(error.status_code, error.response.content, error.response.headers)
+        return meaning_of(self.name, refusal)
 
     async def close(self) -> None:
         """Hang up."""

@@ -2,7 +2,7 @@
 
 from typing import Protocol
 
-from services.kit.upstream import ProviderBadResponse
+from services.common.providers.errors import ProviderBadResponse
 from services.translate.domain import Answer, Job
 
 
@@ -21,7 +21,7 @@ class Provider(Protocol):
     async def translate(self, job: Job, *, output_tokens: int) -> Answer:
         """The model's answer in the schema's shape.
 
-        Raises UpstreamErrors: ProviderBadResponse for another shape, CutOff for an answer longer than
+        Raises ProviderErrors: ProviderBadResponse for another shape, CutOff for an answer longer than
         `output_tokens`. Cancelling closes the connection, which stops the provider.
         """
         ...

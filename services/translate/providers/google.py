@@ -1,21 +1,20 @@
 """Gemini through google-genai."""
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Mapping
 
 import httpx2
 from google import genai
 from google.genai import errors as sdk_errors
 from google.genai import types
 
-from services.kit import upstream
-from services.kit.upstream import (
+from services.common.providers.errors import (
     ContentFiltered,
     ProviderBadResponse,
+    ProviderError,
     ProviderTimeout,
     ProviderUnavailable,
-    UpstreamError,
 )
+from services.common.providers.refusals import meaning_of, read_refusal
 from services.translate.domain import Answer, Job, Usage
 from services.translate.providers import CutOff
 from services.translate.providers.wire import INSTRUCTIONS, Translated, answer_of, message_of, read
@@ -106,18 +105,7 @@ def _usage(response: types.GenerateContentResponse) -> Usage | None:
     return Usage(usage.prompt_token_count or 0, (usage.candidates_token_count or 0) + (usage.thoughts_token_count or 0))
 
 
-def _meaning(error: sdk_errors.APIError) -> UpstreamError:
-    entries = list(_details(error.details))
-    reasons = tuple(str(entry["reason"]) for entry in entries if "reason" in entry)
-    headers = {name.lower(): value for name, value in getattr(error.response, "headers", {}).items()}
-    for entry in entries:
-        # Gemini says how long to wait in the body: {"@type": "...RetryInfo", "retryDelay": "34s"}.
-        if delay := str(entry.get("retryDelay", "")).removesuffix("s"):
-            headers.setdefault("retry-after", delay)
-    return upstream.of_status(Google.name, error.code or 500, codes=(error.status, *reasons), headers=headers)
-
-
-def _details(body: Any) -> Iterator[Mapping[str, Any]]:
-    fields = body.get("error", body) if isinstance(body, Mapping) else {}
-    details = fields.get("details") if isinstance(fields, Mapping) else None
-    yield from (entry for entry in details or () if isinstance(entry, Mapping))
+def _meaning(error: sdk_errors.APIError) -> ProviderError:
+    document = error.details if isinstance(error.details, Mapping | list) else {}
+    headers = dict(getattr(error.response, "headers", {}))
+    return meaning_of(Google.name, read_refusal(error.code or 500, document, headers))

@@ -5,8 +5,13 @@ import openai
 from openai import AsyncOpenAI
 from openai.types.chat import ParsedChatCompletion
 
-from services.kit import upstream
-from services.kit.upstream import ContentFiltered, ProviderBadResponse, ProviderTimeout, ProviderUnavailable
+from services.common.providers.errors import (
+    ContentFiltered,
+    ProviderBadResponse,
+    ProviderTimeout,
+    ProviderUnavailable,
+)
+from services.common.providers.refusals import meaning_of, read_refusal
 from services.translate.domain import Answer, Job, Usage
 from services.translate.providers import CutOff
 from services.translate.providers.wire import INSTRUCTIONS, Translated, answer_of, message_of
@@ -42,10 +47,8 @@ class OpenAI:
                 max_completion_tokens=output_tokens,
             )
         except openai.APIStatusError as error:
-            codes = (error.code, error.type, error.param)
-            raise upstream.of_status(
-                self.name, error.status_code, codes=codes, headers=error.response.headers
-            ) from None
+            refusal = read_refusal(error.status_code, error.response.content, error.response.headers)
+            raise meaning_of(self.name, refusal) from None
         except openai.APITimeoutError:
             raise ProviderTimeout from None
         except openai.APIConnectionError:

@@ -3,8 +3,8 @@
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from services.common.providers.errors import ProviderBadResponse
 from services.kit.tokens import estimate_tokens
-from services.kit.upstream import ProviderBadResponse
 from services.translate.domain import Answer, Job, Usage
 
 SCHEMA_BYTES = 400

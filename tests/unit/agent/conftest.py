@@ -12,10 +12,10 @@ from services.agent.frameworks.langgraph import LangGraph
 from services.agent.frameworks.none import Plain
 from services.agent.providers.google import Google
 from services.agent.providers.openai import OpenAICompatible
-from services.agent.runs import Retries
 from services.agent.tasks import Tasks
 from services.agent.tools import Tools
 from services.agent.worker import Worker
+from services.common.providers.retries import Retries
 from services.kit.bus import Bus
 from services.kit.grpc_client import dial
 from tests.fakes.chat import FakeChat

@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 
 from services.agent.domain import Message, Settings, ToolCall, Usage
-from services.agent.errors import RunError
 from services.agent.providers import Chunk, Finish, ModelCall
 from services.agent.providers.google import Google
 from services.agent.tools import Tool
+from services.common.providers.errors import ProviderError
 from tests.fakes.gemini import UNKNOWN_KEY, FakeGemini
 from tests.fakes.provider import Behaviour
 from tests.unit.agent.conftest import KEY
@@ -49,8 +49,8 @@ async def collect(provider: Google, call: ModelCall | None = None) -> list[Chunk
         return [chunk async for chunk in chunks]
 
 
-async def failure(provider: Google, call: ModelCall | None = None) -> RunError:
-    with pytest.raises(RunError) as caught:
+async def failure(provider: Google, call: ModelCall | None = None) -> ProviderError:
+    with pytest.raises(ProviderError) as caught:
         await collect(provider, call)
     return caught.value
 

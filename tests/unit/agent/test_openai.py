@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 
 from services.agent.domain import Message, Settings, ToolCall, Usage
-from services.agent.errors import RunError
 from services.agent.providers import Chunk, Finish, ModelCall, Thought
 from services.agent.providers.openai import DIALECTS, OpenAICompatible
 from services.agent.tools import Tool
+from services.common.providers.errors import ProviderError
 from tests.fakes.openai import UNKNOWN_KEY, FakeOpenAI, call_id
 from tests.fakes.provider import Behaviour
 from tests.unit.agent.conftest import KEY
@@ -43,8 +43,8 @@ async def collect(provider: OpenAICompatible, call: ModelCall | None = None) -> 
         return [chunk async for chunk in chunks]
 
 
-async def failure(provider: OpenAICompatible) -> RunError:
-    with pytest.raises(RunError) as caught:
+async def failure(provider: OpenAICompatible) -> ProviderError:
+    with pytest.raises(ProviderError) as caught:
         await collect(provider)
     return caught.value
 

@@ -11,8 +11,9 @@ from services.agent.domain import Budget, Completed, Message, Settings, Step, To
 from services.agent.errors import OutOfCredits, RunError
 from services.agent.events import Events
 from services.agent.providers.openai import OpenAICompatible
-from services.agent.runs import Retries, Run, Stop
+from services.agent.runs import Run, Stop
 from services.agent.tools import Tool, Tools
+from services.common.providers.retries import Retries
 from services.kit.money import Tier
 from tests.fakes.openai import FakeOpenAI, call_id
 from tests.fakes.provider import Behaviour

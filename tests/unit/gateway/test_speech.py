@@ -17,8 +17,13 @@ from fastapi import Request
 from gateway import uploads
 from gateway.server import Gateway
 from gateway.uploads import MAX_FILE_BYTES, Uploads
+from services.common.providers.errors import (
+    ProviderAuthFailed,
+    ProviderRateLimited,
+    ProviderTimeout,
+    ProviderUnavailable,
+)
 from services.kit.spool import Spool
-from services.kit.upstream import ProviderAuthFailed, ProviderRateLimited, ProviderTimeout, ProviderUnavailable
 from services.speech import errors
 from tests.unit.gateway.conftest import DEAD, FakeServices, client_of, served, settings_for, until
 from tests.unit.gateway.samples import OTHER_WORKSPACE, WORKSPACE, token

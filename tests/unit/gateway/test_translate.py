@@ -12,7 +12,7 @@ from backendai.common.v1 import common_pb2
 from backendai.translate.v1 import translate_pb2 as pb
 
 from gateway.server import Gateway
-from services.kit.upstream import (
+from services.common.providers.errors import (
     ContentFiltered,
     ProviderAuthFailed,
     ProviderBadResponse,

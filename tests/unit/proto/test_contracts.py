@@ -6,7 +6,8 @@ from importlib import import_module
 import pytest
 
 from docs.contracts import Enum, Message, Method, Service, read
-from services.kit import errors, peers, upstream
+from services.common.providers import errors as provider_errors
+from services.kit import errors, peers
 from services.kit.errors import DomainError
 
 FILES = read()
@@ -74,7 +75,7 @@ def errors_of(*modules: str) -> Sequence[type[DomainError]]:
 def own_errors(package: str) -> Sequence[type[DomainError]]:
     """The errors that stand behind a package's reasons."""
     if package == COMMON:
-        return errors_of(errors.__name__, upstream.__name__, peers.__name__)
+        return errors_of(errors.__name__, provider_errors.__name__, peers.__name__)
     return errors_of(f"services.{package.split('.')[1]}.errors")
 
 

@@ -18,6 +18,7 @@ from services.billing.prices import load_prices
 from services.billing.servicer import BillingServicer
 from services.billing.store import Store
 from services.billing.usecases import Billing as BillingService
+from services.common.providers.retries import Retries
 from services.kit.callers import Caller, Role, WorkspaceId
 from services.kit.db import is_down
 from services.kit.grpc_client import dial
@@ -25,7 +26,6 @@ from services.kit.grpc_server import Server
 from services.kit.money import NANO
 from services.kit.paging import PageQuery
 from services.kit.pg import Database
-from services.kit.upstream import Retries
 from services.speech.answers import Answers
 from services.speech.billing import Billing
 from services.speech.domain import Bounds, HoldId, Job, Paid

@@ -11,10 +11,10 @@ from uuid import uuid4
 import pytest
 
 from services.billing.domain import HoldId as BillingHoldId
+from services.common.providers.errors import ProviderTimeout, ProviderUnavailable
 from services.kit.callers import Caller, Role
 from services.kit.errors import DomainError, NotFound, PermissionDenied, Unavailable
 from services.kit.spool import Spool
-from services.kit.upstream import ProviderTimeout, ProviderUnavailable
 from services.speech import usecases
 from services.speech.domain import MAX_BYTES, MAX_HOLDS, Bounds, Transcript
 from services.speech.errors import (

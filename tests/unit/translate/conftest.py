@@ -10,9 +10,9 @@ from uuid import uuid4
 import pytest
 
 from deploy.local.server import free_port
+from services.common.providers.retries import Retries
 from services.kit.callers import Caller, Role, WorkspaceId
 from services.kit.grpc_client import dial
-from services.kit.upstream import Retries
 from services.translate.billing import Billing
 from services.translate.domain import Job
 from services.translate.flights import Flights

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from google.genai import types
 
-from services.kit.upstream import UpstreamError
+from services.common.providers.errors import ProviderError
 from services.translate.domain import Answer, Usage
 from services.translate.providers import Provider
 from services.translate.providers.google import Google, text_of
@@ -31,8 +31,8 @@ def wire(request: pytest.FixtureRequest) -> Wire:
     return request.getfixturevalue(request.param), request.getfixturevalue(fake)
 
 
-async def failure(provider: Provider) -> UpstreamError:
-    with pytest.raises(UpstreamError) as caught:
+async def failure(provider: Provider) -> ProviderError:
+    with pytest.raises(ProviderError) as caught:
         await provider.translate(a_job(), output_tokens=500)
     return caught.value
 

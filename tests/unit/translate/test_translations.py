@@ -6,9 +6,9 @@ from contextlib import suppress
 
 import pytest
 
+from services.common.providers.errors import ProviderTimeout
 from services.kit.callers import Role
 from services.kit.errors import DomainError, PermissionDenied, Unavailable
-from services.kit.upstream import ProviderTimeout
 from services.translate.domain import Translation
 from services.translate.languages import MAX_TAG_CHARACTERS
 from services.translate.providers.google import Google

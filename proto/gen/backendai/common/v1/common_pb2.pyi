@@ -117,6 +117,8 @@ class _CommonReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CommonRe
     """The method is not for the service that the caller's certificate names; see the option `callers`. Only with mutual
     TLS. Example: translate asks chat for a session.
     """
+    COMMON_REASON_CONTEXT_TOO_LONG: _CommonReason.ValueType  # 14
+    """The text does not fit the context of the provider's model. Example: the model has a context of 2,048 tokens."""
 
 class CommonReason(_CommonReason, metaclass=_CommonReasonEnumTypeWrapper):
     """Why a call common to all services failed; travels as google.rpc.ErrorInfo.reason without the prefix."""
@@ -160,6 +162,8 @@ COMMON_REASON_CALLER_NOT_ALLOWED: CommonReason.ValueType  # 13
 """The method is not for the service that the caller's certificate names; see the option `callers`. Only with mutual
 TLS. Example: translate asks chat for a session.
 """
+COMMON_REASON_CONTEXT_TOO_LONG: CommonReason.ValueType  # 14
+"""The text does not fit the context of the provider's model. Example: the model has a context of 2,048 tokens."""
 Global___CommonReason: _TypeAlias = CommonReason  # noqa: Y015
 
 @_typing.final

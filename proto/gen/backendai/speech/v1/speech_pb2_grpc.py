@@ -102,6 +102,7 @@ class SpeechServiceServicer:
         - INTERNAL PROVIDER_REJECTED: the operator's to mend, as a rule.
         - INTERNAL PROVIDER_BAD_RESPONSE: the answer was not in the form that was asked for.
         - INTERNAL CONTENT_FILTERED: this file will be refused again.
+        - INVALID_ARGUMENT CONTEXT_TOO_LONG: the file is too long for the provider's model.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -81,6 +81,7 @@ class SpeechServiceStub:
     - INTERNAL PROVIDER_REJECTED: the operator's to mend, as a rule.
     - INTERNAL PROVIDER_BAD_RESPONSE: the answer was not in the form that was asked for.
     - INTERNAL CONTENT_FILTERED: this file will be refused again.
+    - INVALID_ARGUMENT CONTEXT_TOO_LONG: the file is too long for the provider's model.
     """
 
 @_typing.type_check_only
@@ -136,6 +137,7 @@ class SpeechServiceAsyncStub(SpeechServiceStub):
     - INTERNAL PROVIDER_REJECTED: the operator's to mend, as a rule.
     - INTERNAL PROVIDER_BAD_RESPONSE: the answer was not in the form that was asked for.
     - INTERNAL CONTENT_FILTERED: this file will be refused again.
+    - INVALID_ARGUMENT CONTEXT_TOO_LONG: the file is too long for the provider's model.
     """
 
 class SpeechServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -194,6 +196,7 @@ class SpeechServiceServicer(metaclass=_abc_1.ABCMeta):
         - INTERNAL PROVIDER_REJECTED: the operator's to mend, as a rule.
         - INTERNAL PROVIDER_BAD_RESPONSE: the answer was not in the form that was asked for.
         - INTERNAL CONTENT_FILTERED: this file will be refused again.
+        - INVALID_ARGUMENT CONTEXT_TOO_LONG: the file is too long for the provider's model.
         """
 
 def add_SpeechServiceServicer_to_server(servicer: SpeechServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

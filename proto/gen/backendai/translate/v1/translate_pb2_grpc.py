@@ -85,6 +85,7 @@ class TranslateServiceServicer:
         - INTERNAL PROVIDER_REJECTED: the operator's to mend, as a rule.
         - INTERNAL PROVIDER_BAD_RESPONSE: two answers were not in the form that was asked for.
         - INTERNAL CONTENT_FILTERED: this text will be refused again.
+        - INVALID_ARGUMENT CONTEXT_TOO_LONG: the text is too long for the provider's model.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -65,6 +65,7 @@ class TranslateServiceStub:
     - INTERNAL PROVIDER_REJECTED: the operator's to mend, as a rule.
     - INTERNAL PROVIDER_BAD_RESPONSE: two answers were not in the form that was asked for.
     - INTERNAL CONTENT_FILTERED: this text will be refused again.
+    - INVALID_ARGUMENT CONTEXT_TOO_LONG: the text is too long for the provider's model.
     """
 
 @_typing.type_check_only
@@ -104,6 +105,7 @@ class TranslateServiceAsyncStub(TranslateServiceStub):
     - INTERNAL PROVIDER_REJECTED: the operator's to mend, as a rule.
     - INTERNAL PROVIDER_BAD_RESPONSE: two answers were not in the form that was asked for.
     - INTERNAL CONTENT_FILTERED: this text will be refused again.
+    - INVALID_ARGUMENT CONTEXT_TOO_LONG: the text is too long for the provider's model.
     """
 
 class TranslateServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -146,6 +148,7 @@ class TranslateServiceServicer(metaclass=_abc_1.ABCMeta):
         - INTERNAL PROVIDER_REJECTED: the operator's to mend, as a rule.
         - INTERNAL PROVIDER_BAD_RESPONSE: two answers were not in the form that was asked for.
         - INTERNAL CONTENT_FILTERED: this text will be refused again.
+        - INVALID_ARGUMENT CONTEXT_TOO_LONG: the text is too long for the provider's model.
         """
 
 def add_TranslateServiceServicer_to_server(servicer: TranslateServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
