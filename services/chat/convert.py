@@ -14,6 +14,9 @@ from google.protobuf.struct_pb2 import Struct
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from services.chat.domain import (
+    MAX_WARNING_CODE_CHARACTERS,
+    MAX_WARNING_DETAIL_CHARACTERS,
+    MAX_WARNINGS,
     Claim,
     HistoryMessage,
     Message,
@@ -26,12 +29,14 @@ from services.chat.domain import (
     Step,
     Task,
     TaskState,
+    TaskWarning,
     Usage,
 )
 from services.kit.errors import InvalidArgument, NotFound
 from services.kit.ids import parse_id
 from services.kit.money import Tier
 from services.kit.paging import Page, PageQuery
+from services.kit.text import check_text, storable
 
 STATUSES = {
     SessionStatus.ACTIVE: pb.SESSION_STATUS_ACTIVE,
@@ -252,7 +257,21 @@ def task_to_proto(task: Task) -> pb.Task:
         charged_nano=task.charged_nano,
         error_code=task.error_code or "",
         error_detail=task.error_detail or "",
+        warnings=[pb.TaskWarning(code=warning.code, detail=warning.detail) for warning in task.warnings],
     )
+
+
+def to_warnings(warnings: Sequence[pb.TaskWarning]) -> Sequence[TaskWarning]:
+    """The warnings of a run, without NUL. InvalidArgument for too many, an empty code or one that is too long."""
+    if len(warnings) > MAX_WARNINGS:
+        raise InvalidArgument(f"warnings must have at most {MAX_WARNINGS} entries.", field="warnings")
+    return [
+        TaskWarning(
+            check_text(storable(warning.code), field="warnings.code", least=1, most=MAX_WARNING_CODE_CHARACTERS),
+            check_text(storable(warning.detail), field="warnings.detail", most=MAX_WARNING_DETAIL_CHARACTERS),
+        )
+        for warning in warnings
+    ]
 
 
 def claim_to_proto(claim: Claim, history: Sequence[HistoryMessage]) -> pb.ClaimedTask:

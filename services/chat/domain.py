@@ -32,6 +32,9 @@ LEAST_OUTPUT_TOKENS = 256
 """An answer shorter than this is not worth starting."""
 MAX_CONTENT_CHARACTERS = 100_000
 MAX_SEARCH_CHARACTERS = 200
+MAX_WARNINGS = 20
+MAX_WARNING_CODE_CHARACTERS = 64
+MAX_WARNING_DETAIL_CHARACTERS = 200
 PROVIDERS = ("openai", "google", "anthropic", "groq", "deepseek", "local")
 FRAMEWORKS = ("langgraph", "none")
 """The agent frameworks that can be chosen; `pydantic_ai` is known but not available yet."""
@@ -193,6 +196,14 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
+class TaskWarning:
+    """What a run had to do without: a stable code, and the name of what it is about."""
+
+    code: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
 class Task:
     """The run that answers one user message."""
 
@@ -210,6 +221,7 @@ class Task:
     error_detail: str | None
     settled: bool = False
     ai_messages: Sequence[Message] = ()
+    warnings: Sequence[TaskWarning] = ()
 
     def after_settlement(self, charged_nano: int) -> Task:
         """The same task once billing has charged it."""
@@ -273,6 +285,7 @@ class Ending:
     usage: Usage = Usage()
     error_code: str | None = None
     error_detail: str | None = None
+    warnings: Sequence[TaskWarning] = ()
 
 
 @dataclass(frozen=True, slots=True)

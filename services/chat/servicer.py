@@ -21,6 +21,7 @@ from services.chat.convert import (
     to_settings,
     to_step,
     to_usage,
+    to_warnings,
 )
 from services.chat.domain import Ending, MessageId, Permission, SessionId, TaskId, TaskState
 from services.chat.store.idempotency import Key
@@ -222,6 +223,7 @@ class TaskServicer(rpc.TaskServiceServicer):
             content=request.content,
             finish_reason="cancelled" if request.cancelled else request.finish_reason,
             usage=to_usage(request.usage),
+            warnings=to_warnings(request.warnings),
         )
         await self._runs.end_task(_task(request), request.attempt, ending, last_event=_last_event(request.last_event))
         return pb.CompleteTaskResponse()
@@ -231,6 +233,7 @@ class TaskServicer(rpc.TaskServiceServicer):
         ending = Ending(
             TaskState.FAILED,
             usage=to_usage(request.usage),
+            warnings=to_warnings(request.warnings),
             error_code=_error_code(request.error_code),
             error_detail=request.error_detail,
         )

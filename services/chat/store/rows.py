@@ -20,6 +20,7 @@ from services.chat.domain import (
     Task,
     TaskId,
     TaskState,
+    TaskWarning,
     Usage,
 )
 from services.kit.money import Tier
@@ -99,6 +100,7 @@ def to_task(row: Fields, ai_messages: Sequence[Message] = ()) -> Task:
         error_detail=row["error_detail"],
         settled=row["settled_at"] is not None,
         ai_messages=ai_messages,
+        warnings=[TaskWarning(warning["code"], warning["detail"]) for warning in row["warnings"]],
     )
 
 

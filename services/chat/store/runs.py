@@ -115,7 +115,7 @@ END: Final = """
       update chat.tasks t set state = %(state)s, input_tokens = %(input_tokens)s, output_tokens = %(output_tokens)s,
         estimated = %(estimated)s, error_code = %(error_code)s, error_detail = %(error_detail)s,
         last_event = %(last_event)s, ended_at = now(), updated_at = now(), lease_until = null, text_so_far = '',
-        steps = '[]'
+        steps = '[]', warnings = %(warnings)s
       from turn where t.id = turn.task_id
       returning t.*
     )
@@ -203,6 +203,7 @@ class RunStore:
             "messages": Jsonb(answer),
             "error_code": storable(ending.error_code),
             "error_detail": storable(ending.error_detail),
+            "warnings": Jsonb([asdict(warning) for warning in ending.warnings]),
             "last_event": last_event,
             **asdict(ending.usage),
         }

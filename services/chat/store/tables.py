@@ -135,6 +135,8 @@ tasks = Table(
     Column("settled_at", Moment),
     # Where the turn's trace goes on, as W3C Trace Context writes it; null for a turn that is not traced.
     Column("traceparent", Text),
+    # What the run that ended the task had to do without: [{"code": "", "detail": ""}].
+    Column("warnings", JSONB, nullable=False, server_default=text("'[]'")),
     # One run per session: the second admission meets this index.
     Index("tasks_run_slot", "session_id", unique=True, postgresql_where=text(ACTIVE)),
     Index("tasks_queued", "created_at", postgresql_where=text("state = 'queued'")),

@@ -470,6 +470,36 @@ class Message(_message.Message):
 Global___Message: _TypeAlias = Message  # noqa: Y015
 
 @_typing.final
+class TaskWarning(_message.Message):
+    """What a run had to do without. It does not fail the task."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CODE_FIELD_NUMBER: _builtins.int
+    DETAIL_FIELD_NUMBER: _builtins.int
+    code: _builtins.str
+    """A stable snake_case word, 1 to 64 characters: parameter_dropped (a parameter was left out of the provider's request).
+    More may come.
+    """
+    detail: _builtins.str
+    """What it is about, at most 200 characters and never text of the conversation; for parameter_dropped the parameter's
+    name. Example: temperature.
+    """
+    def __init__(
+        self,
+        *,
+        code: _builtins.str = ...,
+        detail: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "detail", b"detail"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TaskWarning: _TypeAlias = TaskWarning  # noqa: Y015
+
+@_typing.final
 class Task(_message.Message):
     """The run that answers one user message."""
 
@@ -488,6 +518,7 @@ class Task(_message.Message):
     CHARGED_NANO_FIELD_NUMBER: _builtins.int
     ERROR_CODE_FIELD_NUMBER: _builtins.int
     ERROR_DETAIL_FIELD_NUMBER: _builtins.int
+    WARNINGS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """A UUID, made by the caller of SendMessage or RegenerateAnswer."""
     session_id: _builtins.str
@@ -526,6 +557,10 @@ class Task(_message.Message):
     def usage(self) -> _billing_pb2.Usage:
         """What it consumed; unset before the end, and for a failed one that is not charged."""
 
+    @_builtins.property
+    def warnings(self) -> _containers.RepeatedCompositeFieldContainer[Global___TaskWarning]:
+        """As the run that ended the task reported them, in order; empty before the end."""
+
     def __init__(
         self,
         *,
@@ -542,10 +577,11 @@ class Task(_message.Message):
         charged_nano: _builtins.int = ...,
         error_code: _builtins.str = ...,
         error_detail: _builtins.str = ...,
+        warnings: _abc.Iterable[Global___TaskWarning] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "updated_at", b"updated_at", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ai_messages", b"ai_messages", "attempt", b"attempt", "charged_nano", b"charged_nano", "created_at", b"created_at", "error_code", b"error_code", "error_detail", b"error_detail", "held_nano", b"held_nano", "id", b"id", "session_id", b"session_id", "state", b"state", "updated_at", b"updated_at", "usage", b"usage", "user_message_id", b"user_message_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ai_messages", b"ai_messages", "attempt", b"attempt", "charged_nano", b"charged_nano", "created_at", b"created_at", "error_code", b"error_code", "error_detail", b"error_detail", "held_nano", b"held_nano", "id", b"id", "session_id", b"session_id", "state", b"state", "updated_at", b"updated_at", "usage", b"usage", "user_message_id", b"user_message_id", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1981,6 +2017,7 @@ class CompleteTaskRequest(_message.Message):
     USAGE_FIELD_NUMBER: _builtins.int
     CANCELLED_FIELD_NUMBER: _builtins.int
     LAST_EVENT_FIELD_NUMBER: _builtins.int
+    WARNINGS_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     """The task."""
     attempt: _builtins.int
@@ -1997,6 +2034,10 @@ class CompleteTaskRequest(_message.Message):
     def usage(self) -> _billing_pb2.Usage:
         """What the whole run consumed, the kept steps of earlier attempts included; this is charged."""
 
+    @_builtins.property
+    def warnings(self) -> _containers.RepeatedCompositeFieldContainer[Global___TaskWarning]:
+        """At most 20."""
+
     def __init__(
         self,
         *,
@@ -2007,10 +2048,11 @@ class CompleteTaskRequest(_message.Message):
         usage: _billing_pb2.Usage | None = ...,
         cancelled: _builtins.bool = ...,
         last_event: _builtins.int = ...,
+        warnings: _abc.Iterable[Global___TaskWarning] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "cancelled", b"cancelled", "content", b"content", "finish_reason", b"finish_reason", "last_event", b"last_event", "task_id", b"task_id", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "cancelled", b"cancelled", "content", b"content", "finish_reason", b"finish_reason", "last_event", b"last_event", "task_id", b"task_id", "usage", b"usage", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2045,6 +2087,7 @@ class FailTaskRequest(_message.Message):
     ERROR_DETAIL_FIELD_NUMBER: _builtins.int
     LAST_EVENT_FIELD_NUMBER: _builtins.int
     USAGE_FIELD_NUMBER: _builtins.int
+    WARNINGS_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     """The task."""
     attempt: _builtins.int
@@ -2059,6 +2102,10 @@ class FailTaskRequest(_message.Message):
     def usage(self) -> _billing_pb2.Usage:
         """What the run consumed until it failed; charged only when error_code is out_of_credits."""
 
+    @_builtins.property
+    def warnings(self) -> _containers.RepeatedCompositeFieldContainer[Global___TaskWarning]:
+        """At most 20."""
+
     def __init__(
         self,
         *,
@@ -2068,10 +2115,11 @@ class FailTaskRequest(_message.Message):
         error_detail: _builtins.str = ...,
         last_event: _builtins.int = ...,
         usage: _billing_pb2.Usage | None = ...,
+        warnings: _abc.Iterable[Global___TaskWarning] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "error_code", b"error_code", "error_detail", b"error_detail", "last_event", b"last_event", "task_id", b"task_id", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "error_code", b"error_code", "error_detail", b"error_detail", "last_event", b"last_event", "task_id", b"task_id", "usage", b"usage", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
