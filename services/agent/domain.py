@@ -10,6 +10,12 @@ from services.kit.tokens import estimate_tokens
 
 # A step that could not write this much (or as much as the session allows, if that is less) is not begun.
 WORTHWHILE_OUTPUT_TOKENS = 256
+# The limits of chat's proto.
+MAX_WARNINGS = 20
+MAX_WARNING_CODE_CHARACTERS = 64
+MAX_WARNING_DETAIL_CHARACTERS = 200
+PARAMETER_DROPPED = "parameter_dropped"
+"""The code of a warning about a parameter that was left out of the provider's request."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +124,20 @@ class Turn:
     def spent(self) -> Usage:
         """What earlier attempts have consumed for the steps that are kept."""
         return sum((step.usage for step in self.steps), Usage())
+
+
+@dataclass(frozen=True, slots=True)
+class TaskWarning:
+    """What the run had to do without; `detail` is a name, never text of the conversation."""
+
+    code: str
+    detail: str
+
+    def within_limits(self) -> "TaskWarning":
+        """Return the same warning, cut to what chat accepts: chat refuses an end with a longer one."""
+        return TaskWarning(
+            storable(self.code)[:MAX_WARNING_CODE_CHARACTERS], storable(self.detail)[:MAX_WARNING_DETAIL_CHARACTERS]
+        )
 
 
 @dataclass(frozen=True, slots=True)

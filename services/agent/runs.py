@@ -7,9 +7,11 @@ from contextlib import aclosing, asynccontextmanager
 from enum import Enum, auto
 
 from services.agent.domain import (
+    MAX_WARNINGS,
     Completed,
     Message,
     Step,
+    TaskWarning,
     ToolCall,
     Turn,
     Usage,
@@ -110,6 +112,7 @@ class Run:
         self.stopped: Stop | None = None
         self._provider = providers.get(turn.settings.provider)
         self._tools, self._keep_step, self._retries = tools, keep_step, retries
+        self._warnings: list[TaskWarning] = []
         self._steps = len(turn.steps)
         self._spent = turn.spent  # on calls that are over
         self._spent_on_step = Usage()  # since the last kept step
@@ -143,7 +146,20 @@ class Run:
         self._spent_on_step, self._reply = Usage(), None
         return messages
 
+    def warn(self, warning: TaskWarning) -> None:
+        """Add a warning to the task and log it. A repeated one, and one above MAX_WARNINGS, is ignored."""
+        warning = warning.within_limits()
+        if warning in self._warnings or len(self._warnings) == MAX_WARNINGS:
+            return
+        self._warnings.append(warning)
+        log.warning("task_warning", task_id=self.turn.task_id, code=warning.code, detail=warning.detail)
+
     # --- for the worker ---
+
+    @property
+    def warnings(self) -> Sequence[TaskWarning]:
+        """The warnings of this attempt, in order."""
+        return tuple(self._warnings)
 
     @property
     def text(self) -> str:

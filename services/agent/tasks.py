@@ -26,6 +26,7 @@ from services.agent.domain import (
     Message,
     Settings,
     Step,
+    TaskWarning,
     ToolCall,
     Turn,
     Usage,
@@ -107,35 +108,26 @@ class Tasks:
         request = chat_pb2.RecordStepRequest(task_id=turn.task_id, attempt=turn.attempt, step=_wire_step(step))
         await _insist(self._stub.RecordStep, request)
 
-    async def end(self, turn: Turn, end: End, usage: Usage, *, last_event: int) -> None:
+    async def end(
+        self, turn: Turn, end: End, usage: Usage, *, last_event: int, warnings: Sequence[TaskWarning] = ()
+    ) -> None:
         """End the task. LeaseLost when the attempt is over, also when an earlier try had arrived."""
+        common: dict[str, Any] = {
+            "task_id": turn.task_id,
+            "attempt": turn.attempt,
+            "usage": _wire_usage(usage),
+            "last_event": last_event,
+            "warnings": [chat_pb2.TaskWarning(code=warning.code, detail=warning.detail) for warning in warnings],
+        }
+        complete, fail = chat_pb2.CompleteTaskRequest, chat_pb2.FailTaskRequest
         match end:
-            case Completed():
-                await self._complete(turn, end.content, end.finish_reason, usage, last_event)
-            case Cancelled():
-                await self._complete(turn, end.content, "cancelled", usage, last_event)
-            case Failed():
-                request = chat_pb2.FailTaskRequest(
-                    task_id=turn.task_id,
-                    attempt=turn.attempt,
-                    error_code=end.code,
-                    error_detail=end.detail,
-                    last_event=last_event,
-                    usage=_wire_usage(usage),
-                )
-                await _insist(self._stub.FailTask, request)
-
-    async def _complete(self, turn: Turn, content: str, reason: str, usage: Usage, last_event: int) -> None:
-        request = chat_pb2.CompleteTaskRequest(
-            task_id=turn.task_id,
-            attempt=turn.attempt,
-            content=content,
-            finish_reason=reason,
-            usage=_wire_usage(usage),
-            cancelled=reason == "cancelled",
-            last_event=last_event,
-        )
-        await _insist(self._stub.CompleteTask, request)
+            case Completed(content, reason):
+                await _insist(self._stub.CompleteTask, complete(content=content, finish_reason=reason, **common))
+            case Cancelled(content):
+                request = complete(content=content, finish_reason="cancelled", cancelled=True, **common)
+                await _insist(self._stub.CompleteTask, request)
+            case Failed(code, detail):
+                await _insist(self._stub.FailTask, fail(error_code=code, error_detail=detail, **common))
 
 
 Rpc = Callable[..., Awaitable[Any]]

@@ -203,7 +203,7 @@ class Worker:
         patience_seconds = turn.deadline_at + REPORT_SECONDS_AFTER_DEADLINE - time.time()
         try:
             async with run.within(patience_seconds, heeding=(Stop.LOST,)):
-                await self._tasks.end(turn, end, run.usage, last_event=run.events.last)
+                await self._tasks.end(turn, end, run.usage, last_event=run.events.last, warnings=run.warnings)
         except TimeoutError:
             if run.stopped is Stop.LOST:
                 raise LeaseLost from None

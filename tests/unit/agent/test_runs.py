@@ -5,9 +5,22 @@ import time
 from typing import Any
 
 import pytest
+import structlog
 from backendai.chat.v1.chat_pb2 import TaskEvent
 
-from services.agent.domain import Budget, Completed, Message, Settings, Step, ToolCall, Turn, Usage
+from services.agent.domain import (
+    MAX_WARNINGS,
+    PARAMETER_DROPPED,
+    Budget,
+    Completed,
+    Message,
+    Settings,
+    Step,
+    TaskWarning,
+    ToolCall,
+    Turn,
+    Usage,
+)
 from services.agent.errors import OutOfCredits, RunError
 from services.agent.events import Events
 from services.agent.providers.openai import OpenAICompatible
@@ -349,3 +362,32 @@ async def test_tokens_that_come_close_together_are_joined(openai: OpenAICompatib
 async def test_text_that_can_not_be_stored_is_replaced(openai: OpenAICompatible, openai_fake: FakeOpenAI) -> None:
     openai_fake.default = Behaviour("a\0b")
     assert (await on_stage(openai).answer()).content == "a\ufffdb"
+
+
+# --- warnings ---
+
+
+async def test_a_warning_is_kept_in_order_and_logged_once(openai: OpenAICompatible) -> None:
+    run = on_stage(openai).run
+    with structlog.testing.capture_logs() as logs:
+        for name in ("temperature", "top_p", "temperature"):
+            run.warn(TaskWarning(PARAMETER_DROPPED, name))
+    assert run.warnings == (TaskWarning(PARAMETER_DROPPED, "temperature"), TaskWarning(PARAMETER_DROPPED, "top_p"))
+    entry = {"event": "task_warning", "log_level": "warning", "task_id": "task", "code": PARAMETER_DROPPED}
+    assert logs == [{**entry, "detail": "temperature"}, {**entry, "detail": "top_p"}]
+
+
+async def test_a_warning_is_cut_to_what_chat_takes(openai: OpenAICompatible) -> None:
+    run = on_stage(openai).run
+    run.warn(TaskWarning("c" * 65, "a\0\ud800" + "d" * 200))
+    assert run.warnings == (TaskWarning("c" * 64, "a\ufffd\ufffd" + "d" * 197),)
+
+
+async def test_warnings_above_the_limit_are_left_out(openai: OpenAICompatible) -> None:
+    run = on_stage(openai).run
+    warnings = [TaskWarning(PARAMETER_DROPPED, f"parameter {number}") for number in range(MAX_WARNINGS + 1)]
+    with structlog.testing.capture_logs() as logs:
+        for warning in warnings:
+            run.warn(warning)
+    assert run.warnings == tuple(warnings[:MAX_WARNINGS])
+    assert len(logs) == MAX_WARNINGS

@@ -15,7 +15,11 @@ from nats.js.errors import NotFoundError
 
 from deploy.local.server import free_port
 from services.agent import wakeups
+from services.agent.domain import PARAMETER_DROPPED, Completed, TaskWarning
+from services.agent.errors import ProviderRejected, RunError
+from services.agent.frameworks.none import Plain
 from services.agent.providers.openai import OpenAICompatible
+from services.agent.runs import Run
 from services.agent.tools import Tool, Tools
 from services.agent.wakeups import SILENCE_SECONDS
 from services.kit.bus import (
@@ -31,9 +35,10 @@ from tests.fakes.chat import FakeChat
 from tests.fakes.openai import FakeOpenAI
 from tests.fakes.provider import Behaviour
 from tests.servers import Nats, new_nats
-from tests.unit.agent.conftest import KEY, connected, working
+from tests.unit.agent.conftest import FRAMEWORKS, KEY, connected, working
 
 PARIS = "The capital of France is Paris."
+NO_TEMPERATURE = chat_pb2.TaskWarning(code="parameter_dropped", detail="temperature")
 ENDLESS = Behaviour(tokens=10_000, token_delay_ms=10)
 
 
@@ -128,9 +133,66 @@ async def test_a_task_is_claimed_run_and_completed(
     assert (completed.usage.input_tokens, completed.usage.output_tokens) == (12, 6)
     assert not completed.usage.estimated
     assert not completed.cancelled
+    assert not completed.warnings
     events = [TaskEvent.FromString(message.data) for message in heard]
     assert "".join(event.delta for event in events) == PARIS
     assert [event.seq for event in events] == list(range(1, completed.last_event + 1))
+
+
+class Warns(Plain):
+    """A framework whose runs have a warning, and after that an error or an answer."""
+
+    def __init__(self, error: RunError | None = None) -> None:
+        self._error = error
+
+    async def answer(self, run: Run) -> Completed:
+        run.warn(TaskWarning(PARAMETER_DROPPED, "temperature"))
+        if self._error is not None:
+            raise self._error
+        return await super().answer(run)
+
+
+async def test_the_warnings_of_a_run_are_reported_with_its_answer(
+    chat: FakeChat, bus: Bus, nats_server: Nats, openai: OpenAICompatible, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(FRAMEWORKS, "none", Warns())
+    chat.add()
+    async with working(chat, nats_server.url, openai):
+        await wake(bus)
+        await chat.until(lambda: chat.completed)
+    assert list(chat.completed[0].warnings) == [NO_TEMPERATURE]
+
+
+async def test_the_warnings_of_a_failed_run_are_reported(
+    chat: FakeChat, bus: Bus, nats_server: Nats, openai: OpenAICompatible, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(FRAMEWORKS, "none", Warns(ProviderRejected()))
+    chat.add()
+    async with working(chat, nats_server.url, openai):
+        await wake(bus)
+        await chat.until(lambda: chat.failed)
+    assert chat.failed[0].error_code == "provider_rejected"
+    assert list(chat.failed[0].warnings) == [NO_TEMPERATURE]
+
+
+async def test_the_warnings_of_a_cancelled_run_are_reported(
+    chat: FakeChat,
+    bus: Bus,
+    nats_server: Nats,
+    openai: OpenAICompatible,
+    openai_fake: FakeOpenAI,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(FRAMEWORKS, "none", Warns())
+    openai_fake.default = ENDLESS
+    task = chat.add()
+    async with working(chat, nats_server.url, openai):
+        await wake(bus)
+        await openai_fake.until(lambda: openai_fake.requests)
+        chat.cancelled.add(task.task_id)
+        await chat.until(lambda: chat.completed)
+    assert chat.completed[0].cancelled
+    assert list(chat.completed[0].warnings) == [NO_TEMPERATURE]
 
 
 async def test_the_settings_of_the_session_reach_the_provider(
