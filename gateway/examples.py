@@ -94,6 +94,7 @@ EXAMPLES: Mapping[str, dict[str, Any]] = {
         "ai_messages": [ANSWER_OUT],
         "usage": USAGE,
         "credits_charged": CHARGE,
+        "warnings": [],
     },
     "AcceptedOut": {"task_id": TASK, "status": "processing"},
     "TaskOut": {
@@ -106,8 +107,10 @@ EXAMPLES: Mapping[str, dict[str, Any]] = {
         "ai_messages": [ANSWER_OUT],
         "usage": USAGE,
         "credits": {"held": "0", "charged": CHARGE},
+        "warnings": [],
         "error": None,
     },
+    "TaskWarningOut": {"code": "parameter_dropped", "detail": "temperature"},
     "ShareOut": {"user_id": "bob", "permission": "write", "created_at": ANSWERED_AT},
     "PublicSessionOut": {
         "name": "Capitals",

@@ -44,6 +44,13 @@ class MessageOut(TypedDict):
     created_at: Moment
 
 
+class TaskWarningOut(TypedDict):
+    """What a run had to do without; `parameter_dropped` names a parameter that the provider was not sent."""
+
+    code: str
+    detail: str
+
+
 class TurnOut(TypedDict):
     """A turn that was answered."""
 
@@ -52,6 +59,7 @@ class TurnOut(TypedDict):
     ai_messages: list[MessageOut]
     usage: TokensOut | None
     credits_charged: Credits
+    warnings: list[TaskWarningOut]
 
 
 class AcceptedOut(TypedDict):
@@ -87,6 +95,7 @@ class TaskOut(TypedDict):
     ai_messages: list[MessageOut] | None
     usage: TokensOut | None
     credits: CreditsOut
+    warnings: list[TaskWarningOut]
     error: TaskErrorOut | None
 
 
@@ -127,6 +136,7 @@ def turn_out(turn: Turn) -> dict[str, Any]:
         "ai_messages": [message_out(message) for message in task.ai_messages],
         "usage": tokens_out(task.usage) if task.HasField("usage") else None,
         "credits_charged": to_credits(task.charged_nano),
+        "warnings": _warnings_out(task),
     }
 
 
@@ -142,8 +152,13 @@ def task_out(task: pb.Task) -> dict[str, Any]:
         "ai_messages": [message_out(message) for message in task.ai_messages] if task.state in ANSWERED else None,
         "usage": tokens_out(task.usage) if task.HasField("usage") else None,
         "credits": {"held": to_credits(task.held_nano), "charged": to_credits(task.charged_nano)},
+        "warnings": _warnings_out(task),
         "error": {"code": task.error_code, "detail": task.error_detail} if task.error_code else None,
     }
+
+
+def _warnings_out(task: pb.Task) -> list[TaskWarningOut]:
+    return [{"code": warning.code, "detail": warning.detail} for warning in task.warnings]
 
 
 def ended_badly(task: pb.Task) -> Problem:

@@ -46,7 +46,7 @@ async def test_a_sync_send_answers_with_the_stored_messages_and_the_exact_charge
         response = await alice.say(session, "What is the capital of France?")
         assert response.status_code == 201, response.text
         body = response.json()
-        assert set(body) == {"task_id", "user_message", "ai_messages", "usage", "credits_charged"}
+        assert set(body) == {"task_id", "user_message", "ai_messages", "usage", "credits_charged", "warnings"}
         assert body["user_message"]["content"] == "What is the capital of France?"
         (answer,) = body["ai_messages"]
         assert (answer["role"], answer["sequence_number"], answer["finish_reason"]) == ("assistant", 2, "stop")

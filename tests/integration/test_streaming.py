@@ -95,7 +95,7 @@ async def test_a_send_that_accepts_events_is_streamed_to_its_stored_end(stack: S
         assert (saved.kind, saved.data["user_message"]["content"]) == ("message", "What is the capital of France?")
         assert end is not None
         assert end.kind == "completed"
-        assert set(end.data) == {"task_id", "user_message", "ai_messages", "usage", "credits_charged"}
+        assert set(end.data) == {"task_id", "user_message", "ai_messages", "usage", "credits_charged", "warnings"}
         assert end.data["ai_messages"][0]["content"] == reader.text
         path = response.headers["Location"]
         assert path == f"{alice.messages(session)}agent-task-status/{saved.data['task_id']}/"

@@ -17,6 +17,8 @@ ANSWER = "0197a1b2-0000-7000-8000-000000000005"
 TASK = "0197a1b2-0000-7000-8000-000000000006"
 NOON = Timestamp(seconds=1_767_268_800, nanos=123_456_000)  # 2026-01-01T12:00:00.123456Z
 NOON_TEXT = "2026-01-01T12:00:00.123456Z"
+NO_TEMPERATURE = chat_pb2.TaskWarning(code="parameter_dropped", detail="temperature")
+NO_TEMPERATURE_OUT = {"code": "parameter_dropped", "detail": "temperature"}
 
 CHATS = f"/api/workspaces/{WORKSPACE}/chats/"
 CHAT = f"{CHATS}{SESSION}/"

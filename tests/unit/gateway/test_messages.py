@@ -17,6 +17,8 @@ from tests.unit.gateway.samples import (
     ANSWER,
     MESSAGE,
     MESSAGES,
+    NO_TEMPERATURE,
+    NO_TEMPERATURE_OUT,
     NOON_TEXT,
     SESSION,
     STATUS,
@@ -135,8 +137,20 @@ async def test_an_answered_message_is_201_with_the_answer_and_its_cost(
         "ai_messages": [PARIS],
         "usage": {"input_tokens": 12, "output_tokens": 3},
         "credits_charged": "0.0000015",
+        "warnings": [],
     }
     assert services.requests("GetTask") == []
+
+
+async def test_an_answer_has_the_warnings_of_its_run(listening: Gateway, services: FakeServices) -> None:
+    accepting(services, announcing(listening, ended(a_completed_task(warnings=[NO_TEMPERATURE]))))
+    assert (await send(listening)).json()["warnings"] == [NO_TEMPERATURE_OUT]
+
+
+async def test_a_twin_has_the_warnings_of_the_run(gateway: Gateway, services: FakeServices) -> None:
+    twin = a_completed_task(warnings=[NO_TEMPERATURE])
+    services.answers["SendMessage"] = chat_pb2.SendMessageResponse(task=twin, user_message=a_message())
+    assert (await send(gateway, Idempotency_Key="again")).json()["warnings"] == [NO_TEMPERATURE_OUT]
 
 
 async def test_the_turn_is_begun_under_a_fresh_uuid_v7(listening: Gateway, services: FakeServices) -> None:

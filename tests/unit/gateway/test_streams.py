@@ -26,6 +26,8 @@ from tests.servers import Nats
 from tests.unit.gateway.conftest import FakeServices, client_of, served, settings_for, until
 from tests.unit.gateway.samples import (
     MESSAGES,
+    NO_TEMPERATURE,
+    NO_TEMPERATURE_OUT,
     NOON,
     STATUS,
     TASK,
@@ -183,6 +185,15 @@ async def test_a_run_is_told_from_its_message_to_its_end(run: Run) -> None:
     assert reader.events[0].data["user_message"]["content"] == QUESTION.content
     assert reader.events[-1].data["ai_messages"][0]["content"] == "Paris."
     assert run.reads == 0
+
+
+@pytest.mark.parametrize("state", [chat_pb2.TASK_STATE_COMPLETED, chat_pb2.TASK_STATE_CANCELLED])
+async def test_the_last_event_has_the_warnings_of_the_run(run: Run, state: int) -> None:
+    follower = await run.send()
+    await run.say("Paris.")
+    run.complete(state=state, warnings=[NO_TEMPERATURE])
+    await run.announce()
+    assert (await read(follower)).events[-1].data["warnings"] == [NO_TEMPERATURE_OUT]
 
 
 async def test_tools_are_told_as_they_are_used(run: Run) -> None:

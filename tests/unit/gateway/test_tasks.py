@@ -1,7 +1,7 @@
 """Polling and cancelling: from the status bucket where that is allowed, else from chat."""
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import httpx
 import pytest
@@ -16,6 +16,8 @@ from tests.unit.gateway.samples import (
     ANSWER,
     MESSAGE,
     MESSAGES,
+    NO_TEMPERATURE,
+    NO_TEMPERATURE_OUT,
     NOON_TEXT,
     STATUS,
     TASK,
@@ -35,6 +37,7 @@ RUNNING = {
     "ai_messages": None,
     "usage": None,
     "credits": {"held": "0.005", "charged": "0"},
+    "warnings": [],
     "error": None,
 }
 
@@ -58,6 +61,15 @@ async def test_a_completed_task_shows_answer_usage_and_charge(
     assert shown["usage"] == {"input_tokens": 12, "output_tokens": 3}
     assert shown["credits"] == {"held": "0", "charged": "0.0000015"}
     assert shown["error"] is None
+
+
+@pytest.mark.parametrize("task", [a_completed_task, a_failed_task])
+async def test_a_task_shows_the_warnings_of_its_run(
+    client: httpx.AsyncClient, services: FakeServices, task: Callable[..., chat_pb2.Task]
+) -> None:
+    chat_says(services, task(warnings=[NO_TEMPERATURE]))
+    shown = (await client.get(STATUS)).json()
+    assert shown["warnings"] == [NO_TEMPERATURE_OUT]
 
 
 async def test_a_failed_task_shows_why(client: httpx.AsyncClient, services: FakeServices) -> None:
