@@ -6,7 +6,6 @@ from typing import Any
 
 from services.agent.errors import OutOfCredits
 from services.kit.money import Tier, output_tokens_for
-from services.kit.tokens import estimate_tokens
 
 # A step that could not write this much (or as much as the session allows, if that is less) is not begun.
 WORTHWHILE_OUTPUT_TOKENS = 256
@@ -40,8 +39,8 @@ class Message:
 
     @property
     def says_nothing(self) -> bool:
-        """An answer that was cancelled before its first word: some providers refuse an empty message."""
-        return self.role == "assistant" and not self.content and not self.tool_calls
+        """An answer without words, such as one that was cancelled early: some providers refuse a blank message."""
+        return self.role == "assistant" and not self.tool_calls and not self.content.strip()
 
     @property
     def size_bytes(self) -> int:
@@ -182,11 +181,6 @@ def output_limit(turn: Turn, spent: Usage, *, next_input_tokens: int) -> int:
         if affordable < min(WORTHWHILE_OUTPUT_TOKENS, wanted or WORTHWHILE_OUTPUT_TOKENS):
             raise OutOfCredits
     return affordable if wanted is None else min(wanted, affordable)
-
-
-def estimate_usage(*, input_bytes: int, output_bytes: int) -> Usage:
-    """What a call consumed when the provider does not say."""
-    return Usage(estimate_tokens(input_bytes), estimate_tokens(output_bytes), estimated=True)
 
 
 def input_bytes(settings: Settings, messages: Sequence[Message]) -> int:

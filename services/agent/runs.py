@@ -4,10 +4,14 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
 from enum import Enum, auto
+
+import structlog
 
 from services.agent.domain import (
     MAX_WARNINGS,
+    PARAMETER_DROPPED,
     Completed,
     Message,
     Step,
@@ -15,19 +19,27 @@ from services.agent.domain import (
     ToolCall,
     Turn,
     Usage,
-    estimate_usage,
     input_bytes,
     output_limit,
     storable,
 )
 from services.agent.events import Events
 from services.agent.metrics import FIRST_TOKEN_SECONDS
-from services.agent.providers import Chunk, Finish, ModelCall, Provider, Thought
+from services.agent.providers import Chunk, Dropped, Finish, ModelCall, Provider, ReportedUsage, Unseen
+from services.agent.providers.finish_reasons import CONTENT_FILTER, LENGTH, STOP, TOOL_CALLS
 from services.agent.tools import Tools
 from services.common.providers.calls import provider_call
-from services.common.providers.errors import ContentFiltered, ProviderAuthFailed, ProviderError
+from services.common.providers.errors import ContentFiltered, ProviderAuthFailed, ProviderBadResponse, ProviderError
 from services.common.providers.retries import Retries
+from services.kit.logs import where
 from services.kit.tokens import estimate_tokens
+
+log = structlog.get_logger()
+
+# Why an answer ends whose provider writes on beyond what the hold buys.
+CREDITS = "credits"
+# Below this an estimate says too little to cut an answer.
+MIN_CUT_BYTES = 2_048
 
 KeepStep = Callable[[Turn, Step], Awaitable[None]]
 
@@ -45,8 +57,11 @@ class Reply:
     def __init__(self, call: ModelCall) -> None:
         self._call = call
         self._pieces: list[str] = []
-        self._unseen_bytes = 0
-        self._usage: Usage | None = None
+        self._blanks: list[str] = []  # at the start: they are no answer until a word comes
+        self._half = ""  # of a surrogate pair, whose other half comes with the next piece
+        self._reported = ReportedUsage(None, None)
+        self._written_bytes = 0
+        self._bytes_since_report = 0
         self._tool_calls: list[ToolCall] = []
         self.finish_reason = ""
 
@@ -57,33 +72,84 @@ class Reply:
 
     @property
     def visible(self) -> bool:
-        """Whether anything has been shown: then the call can't be tried again."""
+        """True if anything has been shown: then the call can't be tried again."""
         return bool(self._pieces)
 
     @property
-    def usage(self) -> Usage:
-        """As the provider has told it; estimated as long as it has told nothing."""
-        if self._usage is not None:
-            return self._usage
-        return estimate_usage(
-            input_bytes=input_bytes(self._call.settings, self._call.messages),
-            output_bytes=self._unseen_bytes + len(self.text.encode()),
-        )
+    def is_empty(self) -> bool:
+        """True if the model has neither written nor called anything. An answer cut by its limit says that much."""
+        return not self._pieces and not self._tool_calls and self.finish_reason not in (LENGTH, CREDITS)
 
-    def take(self, chunk: Chunk) -> None:
-        """Add what the provider has sent."""
+    @property
+    def usage(self) -> Usage:
+        """As reported; what the report lacks, or does not cover yet, is estimated from bytes."""
+        input_tokens = self._reported.input_tokens
+        if input_tokens is None:
+            input_tokens = estimate_tokens(input_bytes(self._call.settings, self._call.messages))
+        is_estimated = self._reported.input_tokens is None or self._bytes_since_report > 0
+        return Usage(input_tokens, self._output_tokens, estimated=is_estimated)
+
+    @property
+    def _output_tokens(self) -> int:
+        return (self._reported.output_tokens or 0) + estimate_tokens(self._bytes_since_report)
+
+    @property
+    def is_beyond_limit(self) -> bool:
+        """True if the provider ignores the output limit. Twice the limit, since an estimate may be off by that much."""
+        return self._written_bytes > MIN_CUT_BYTES and self._output_tokens > 2 * self._call.output_tokens
+
+    def show(self, piece: str) -> str:
+        """Add a piece of text and return what can be shown of it now."""
+        self._count(len(piece) if piece.isascii() else len(piece.encode("utf-8", "surrogatepass")))
+        text, self._half = self._half + piece, ""
+        if "\ud800" <= text[-1:] <= "\udbff":
+            text, self._half = text[:-1], text[-1]
+        return self._add(text)
+
+    def show_rest(self) -> str:
+        """Return what waited for more text, now that none comes."""
+        text, self._half = self._half, ""
+        return self._add(text)
+
+    def _add(self, text: str) -> str:
+        text = storable(text)
+        if not self._pieces:
+            if not text.strip():
+                self._blanks.append(text)
+                return ""
+            text = "".join([*self._blanks, text])
+        if text:
+            self._pieces.append(text)
+        return text
+
+    def take(self, chunk: Unseen | ToolCall | ReportedUsage | Finish) -> None:
+        """Add what is not shown."""
         match chunk:
-            case str():
-                self._pieces.append(chunk)
-            case Usage():
-                self._usage = chunk
-            case Thought():
-                self._unseen_bytes += chunk.size_bytes
+            case ReportedUsage():
+                self._report(chunk)
+            case Unseen():
+                self._count(chunk.size_bytes)
             case ToolCall():
-                self._tool_calls.append(chunk)
-                self._unseen_bytes += len(chunk.name) + len(chunk.arguments)
+                self._tool_calls.append(replace(chunk, name=storable(chunk.name), arguments=storable(chunk.arguments)))
             case Finish():
                 self.finish_reason = chunk.reason
+
+    def cut(self) -> None:
+        """End the answer here: its credits are used up."""
+        self.finish_reason = CREDITS
+        self._tool_calls.clear()
+
+    def _report(self, report: ReportedUsage) -> None:
+        """Take a report over. Zero is no report: a call has input, and an answer output."""
+        self._reported = ReportedUsage(
+            report.input_tokens or self._reported.input_tokens, report.output_tokens or self._reported.output_tokens
+        )
+        if report.output_tokens:
+            self._bytes_since_report = 0
+
+    def _count(self, size: int) -> None:
+        self._written_bytes += size
+        self._bytes_since_report += size
 
     @property
     def message(self) -> Message:
@@ -93,7 +159,7 @@ class Reply:
     @property
     def answer(self) -> Completed:
         """The whole, as the end of the run."""
-        return Completed(self.text, "stop" if self.finish_reason == "tool_calls" else self.finish_reason)
+        return Completed(self.text, STOP if self.finish_reason == TOOL_CALLS else self.finish_reason)
 
 
 class Run:
@@ -219,6 +285,11 @@ class Run:
         except ProviderError as error:
             self._asking = False
             raise (error.final() if reply.visible else error) from None
+        except Exception as error:
+            # No answer of a provider may end a run with an error of ours, whatever its bytes are.
+            self._asking = False
+            log.error("provider_answer_not_read", task_id=self.turn.task_id, **where(error))
+            raise ProviderBadResponse from None
         self._asking = False
         self._spent += reply.usage
         self._spent_on_step += reply.usage
@@ -229,13 +300,25 @@ class Run:
         asked_at, settings = time.perf_counter(), self.turn.settings
         async with aclosing(stream) as chunks:
             async for chunk in chunks:
-                if type(chunk) is str:
-                    if not reply.visible:
-                        waited = time.perf_counter() - asked_at
-                        FIRST_TOKEN_SECONDS.labels(settings.provider, settings.model).observe(waited)
-                    reply.take(text := storable(chunk))
-                    self.events.delta(text)
+                if isinstance(chunk, str):
+                    was_visible = reply.visible
+                    if text := reply.show(chunk):
+                        self.events.delta(text)
+                        if not was_visible:
+                            waited = time.perf_counter() - asked_at
+                            FIRST_TOKEN_SECONDS.labels(settings.provider, settings.model).observe(waited)
+                elif isinstance(chunk, Dropped):
+                    self.warn(TaskWarning(PARAMETER_DROPPED, chunk.name))
+                    continue
                 else:
                     reply.take(chunk)
-        if reply.finish_reason == "content_filter":
+                if reply.is_beyond_limit and not reply.finish_reason:
+                    log.warning("output_limit_ignored", task_id=self.turn.task_id, provider=settings.provider)
+                    reply.cut()
+                    break
+        if text := reply.show_rest():
+            self.events.delta(text)
+        if reply.finish_reason == CONTENT_FILTER:
             raise ContentFiltered
+        if reply.is_empty:
+            raise ProviderBadResponse("The provider's answer was empty.", retryable=True)

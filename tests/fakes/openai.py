@@ -181,6 +181,8 @@ def _stream(model: str, behaviour: Behaviour, with_usage: bool) -> Stream:
             tail = [b'data: {"id":"chatcmpl-CPmZ","object":"chat.completion.ch\n\n']
         case "unfinished":
             tail = tail[-1:]
+        case "cut_short":
+            tail = []
         case "error_event":
             tail = [_event(IN_STREAM_ERROR)]
     return Stream(head, pieces, b"".join(tail))

@@ -62,6 +62,7 @@ class Behaviour:
     """The Retry-After header of the error."""
     fault: str = ""
     """cut: the connection breaks; malformed: no JSON; empty: no choices; unfinished: ends without a finish reason;
+    cut_short: ends in the middle, without a word;
     error_event: an error inside the stream; hang: silence; hang_up: closes without an answer."""
     fault_after: int = 0
     """So many pieces are sent before the fault."""

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from services.agent.domain import Message, Settings, ToolCall, Usage
-from services.agent.providers import Chunk, Finish, ModelCall
+from services.agent.domain import Message, Settings, ToolCall
+from services.agent.providers import Chunk, Dropped, Finish, ModelCall, ReportedUsage
 from services.agent.providers.google import Google
 from services.agent.tools import Tool
 from services.common.providers.errors import ProviderError
@@ -59,8 +59,8 @@ def text_of(chunks: list[Chunk]) -> str:
     return "".join(chunk for chunk in chunks if isinstance(chunk, str))
 
 
-def last_usage(chunks: list[Chunk]) -> Usage:
-    return [chunk for chunk in chunks if isinstance(chunk, Usage)][-1]
+def last_usage(chunks: list[Chunk]) -> ReportedUsage:
+    return [chunk for chunk in chunks if isinstance(chunk, ReportedUsage)][-1]
 
 
 async def test_everything_the_session_sets_reaches_the_wire(google: Google, gemini_fake: FakeGemini) -> None:
@@ -120,29 +120,29 @@ async def test_a_limit_among_the_model_parameters_counts_when_it_is_lower(
     assert gemini_fake.requests[0].json["generationConfig"] == {"maxOutputTokens": sent}
 
 
-async def test_a_parameter_that_gemini_does_not_have_is_refused_by_its_name(google: Google) -> None:
-    caught = await failure(google, a_call(with_parameters(frobnicate=SECRET_WORDS)))
-    assert caught.code == "provider_rejected"
-    assert caught.detail == "google does not take these parameters: frobnicate."
+async def test_a_parameter_that_gemini_does_not_have_is_left_out(google: Google, gemini_fake: FakeGemini) -> None:
+    chunks = await collect(google, a_call(with_parameters(frobnicate=SECRET_WORDS, topK=40)))
+    assert chunks[0] == Dropped("frobnicate")
+    assert gemini_fake.requests[0].json["generationConfig"] == {"topK": 40, "maxOutputTokens": 300}
 
 
 async def test_the_answer_comes_in_pieces_with_its_usage_and_its_end(google: Google, gemini_fake: FakeGemini) -> None:
     gemini_fake.default = Behaviour("Héllo wörld 🎉 !", input_tokens=20)
     chunks = await collect(google)
     assert text_of(chunks) == "Héllo wörld 🎉 !"
-    assert last_usage(chunks) == Usage(20, 4)
+    assert last_usage(chunks) == ReportedUsage(20, 4)
     assert chunks[-1] == Finish("stop")
 
 
 async def test_thinking_is_output(google: Google, gemini_fake: FakeGemini) -> None:
     gemini_fake.default = Behaviour("Yes", thinking_tokens=40)
-    assert last_usage(await collect(google)) == Usage(12, 41)
+    assert last_usage(await collect(google)) == ReportedUsage(12, 41)
 
 
 async def test_the_usage_is_known_before_the_end(google: Google, gemini_fake: FakeGemini) -> None:
     gemini_fake.default = Behaviour(tokens=5)
     chunks = await collect(google)
-    assert chunks[:4] == ["word1 ", Usage(12, 1), "word2 ", Usage(12, 2)]
+    assert chunks[:4] == ["word1 ", ReportedUsage(12, 1), "word2 ", ReportedUsage(12, 2)]
 
 
 async def test_tool_calls_and_their_signatures_go_there_and_back(google: Google, gemini_fake: FakeGemini) -> None:
@@ -233,7 +233,7 @@ async def test_the_provider_says_how_long_to_wait(google: Google, gemini_fake: F
         ("malformed", 0, "provider_bad_response", False),
         ("malformed", 2, "provider_bad_response", False),
         ("empty", 0, "content_filtered", False),
-        ("unfinished", 2, "provider_bad_response", False),
+        ("unfinished", 2, "provider_unavailable", True),
     ],
 )
 async def test_a_broken_answer_has_a_stable_code(

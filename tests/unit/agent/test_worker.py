@@ -16,12 +16,12 @@ from nats.js.errors import NotFoundError
 from deploy.local.server import free_port
 from services.agent import wakeups
 from services.agent.domain import PARAMETER_DROPPED, Completed, TaskWarning
-from services.agent.errors import ProviderRejected, RunError
 from services.agent.frameworks.none import Plain
 from services.agent.providers.openai import OpenAICompatible
 from services.agent.runs import Run
 from services.agent.tools import Tool, Tools
 from services.agent.wakeups import SILENCE_SECONDS
+from services.common.providers.errors import ProviderError, ProviderRejected
 from services.kit.bus import (
     CANCEL_SUBJECT,
     JOBS_CONSUMER,
@@ -142,7 +142,7 @@ async def test_a_task_is_claimed_run_and_completed(
 class Warns(Plain):
     """A framework whose runs have a warning, and after that an error or an answer."""
 
-    def __init__(self, error: RunError | None = None) -> None:
+    def __init__(self, error: ProviderError | None = None) -> None:
         self._error = error
 
     async def answer(self, run: Run) -> Completed:
@@ -685,10 +685,14 @@ async def test_neither_the_conversation_nor_a_key_is_logged(
 async def test_what_breaks_inside_fails_the_task_without_the_errors_words(
     chat: FakeChat, bus: Bus, nats_server: Nats, openai: OpenAICompatible, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def break_down(_: object) -> object:
-        raise KeyError("the-secret-of-the-conversation")
+    class Broken:
+        async def answer(self, _: object) -> Completed:
+            return self.break_down()
 
-    monkeypatch.setattr(openai, "stream", break_down)
+        def break_down(self) -> Completed:
+            raise KeyError("the-secret-of-the-conversation")
+
+    monkeypatch.setitem(FRAMEWORKS, "none", Broken())
     chat.add()
     with structlog.testing.capture_logs() as logs:
         async with working(chat, nats_server.url, openai):

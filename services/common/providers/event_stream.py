@@ -1,0 +1,205 @@
+"""Reading a provider's answer: server-sent events, or one JSON document where a stream was asked for.
+
+The event stream is decoded by the HTML standard, section 9.2.6. Beyond it, what gateways and proxies add is skipped,
+and what arrived whole is kept: several JSON objects in one event, half a surrogate pair, a last event without its
+blank line. Everything is bounded.
+"""
+
+import json
+from collections.abc import AsyncIterable, AsyncIterator, Iterator, Mapping
+from typing import Any
+
+import orjson
+
+from services.common.providers.errors import ProviderBadResponse, ProviderUnavailable
+
+MAX_EVENT_BYTES = 8 * 1024 * 1024
+MAX_ANSWER_BYTES = 64 * 1024 * 1024
+MAX_HEAD_BYTES = 4_096
+_BOM = b"\xef\xbb\xbf"
+_BLANKS = b" \t\r\n"
+_DONE = b"[DONE]"
+
+
+class EventStreamDecoder:
+    """Turns bytes, cut anywhere, into the data of events. Raises ProviderBadResponse for an event over 8 MiB."""
+
+    def __init__(self) -> None:
+        self._line: list[bytes] = []  # the pieces of a line whose end has not come
+        self._data: list[bytes] = []  # the data lines of an event whose end has not come
+        self._size = 0  # of both, in bytes
+        self._is_first_line = True
+        self._skip_newline = False
+
+    def feed(self, piece: bytes) -> Iterator[bytes]:
+        """The data of each event that these bytes complete."""
+        for line in self._lines(piece):
+            if line:
+                self._take(line)
+            elif self._data:
+                yield self._event()
+
+    def end(self) -> Iterator[bytes]:
+        """The data of an event that the stream's end left without its blank line."""
+        if self._line:
+            self._take(b"".join(self._line))
+            self._line = []
+        if self._data:
+            yield self._event()
+
+    def _lines(self, piece: bytes) -> Iterator[bytes]:
+        if self._skip_newline and piece:
+            piece = piece.removeprefix(b"\n")
+            self._skip_newline = False
+        if b"\r" in piece:
+            # A CR ends the line at once; an LF that follows in the next piece belongs to it.
+            self._skip_newline = piece.endswith(b"\r")
+            piece = piece.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        if b"\n" not in piece:
+            if piece:
+                self._line.append(piece)
+                self._grow_to(self._size + len(piece))
+            return
+        *lines, rest = piece.split(b"\n")
+        if self._line:
+            lines[0] = b"".join([*self._line, lines[0]])
+        self._line = [rest] if rest else []
+        if self._is_first_line:
+            lines[0] = lines[0].removeprefix(_BOM)
+            self._is_first_line = False
+        yield from lines
+        self._grow_to(len(rest) + sum(map(len, self._data)))
+
+    def _grow_to(self, size: int) -> None:
+        self._size = size
+        if size > MAX_EVENT_BYTES:
+            raise ProviderBadResponse("The provider sent an event that is too large.")
+
+    def _take(self, line: bytes) -> None:
+        if line.startswith(b"data:"):
+            self._data.append(line[6:] if line.startswith(b"data: ") else line[5:])
+
+    def _event(self) -> bytes:
+        data = self._data[0] if len(self._data) == 1 else b"\n".join(self._data)
+        self._data = []
+        return data
+
+
+class Answer:
+    """The JSON objects of an answer, in order. `is_whole`: it came to its end, by [DONE] or as one document."""
+
+    def __init__(self, pieces: AsyncIterable[bytes]) -> None:
+        self._pieces = aiter(pieces)
+        self._received = 0
+        self.is_whole = False
+
+    async def objects(self) -> AsyncIterator[Mapping[str, Any]]:
+        """Each object as it comes. Raises ProviderBadResponse for malformed JSON and beyond the limits."""
+        head = await self._head()
+        match _start_of(head)[:1]:
+            case b"{" | b"[":
+                for document in await self._document(head):
+                    yield document
+            case b"<":
+                raise ProviderUnavailable("The provider's answer is a web page.")
+            case _:
+                async for document in self._events(head):
+                    yield document
+
+    async def drain(self) -> None:
+        """Read on to the end of the body, so that the connection can be used again."""
+        async for _ in self._bytes():
+            pass
+
+    async def _head(self) -> bytes:
+        """The body up to its first byte beside blanks and a byte order mark, which may be cut."""
+        head = b""
+        async for piece in self._bytes():
+            head += piece
+            start = _start_of(head)
+            if (start and not _BOM.startswith(start)) or len(head) > MAX_HEAD_BYTES:
+                break
+        return head
+
+    async def _bytes(self) -> AsyncIterator[bytes]:
+        async for piece in self._pieces:
+            self._received += len(piece)
+            if self._received > MAX_ANSWER_BYTES:
+                raise ProviderBadResponse("The provider's answer is too large.")
+            yield piece
+
+    async def _document(self, head: bytes) -> list[Mapping[str, Any]]:
+        body = [head]
+        async for piece in self._bytes():
+            body.append(piece)
+            if self._received > MAX_EVENT_BYTES:
+                raise ProviderBadResponse("The provider's answer is too large.")
+        documents = _parse(_start_of(b"".join(body)))
+        if documents is None:
+            raise ProviderBadResponse
+        self.is_whole = True
+        return documents
+
+    async def _events(self, head: bytes) -> AsyncIterator[Mapping[str, Any]]:
+        decoder = EventStreamDecoder()
+        piece: bytes | None = head
+        pieces = self._bytes()
+        while piece is not None:
+            for data in decoder.feed(piece):
+                if self._is_done(data):
+                    return
+                for document in _objects_of(data):
+                    yield document
+            piece = await anext(pieces, None)
+        for data in decoder.end():
+            # What does not parse here was cut off, which the missing end tells.
+            if not self._is_done(data):
+                for document in _parse(data.strip(_BLANKS)) or ():
+                    yield document
+
+    def _is_done(self, data: bytes) -> bool:
+        if len(data) < 16 and data.strip() == _DONE:
+            self.is_whole = True
+        return self.is_whole
+
+
+def _start_of(body: bytes) -> bytes:
+    """The body without leading blanks and byte order mark."""
+    return body.lstrip(_BLANKS).removeprefix(_BOM).lstrip(_BLANKS)
+
+
+def _objects_of(data: bytes) -> list[Mapping[str, Any]]:
+    """The objects in an event's data. What is no JSON object is skipped; a broken one is not."""
+    documents = _parse(data)
+    if documents is not None:
+        return documents
+    if data.lstrip(_BLANKS)[:1] in (b"{", b"["):
+        raise ProviderBadResponse
+    return []
+
+
+def _parse(data: bytes) -> list[Mapping[str, Any]] | None:
+    """The JSON objects in a text of one JSON value, or of one a line. None if a line is malformed."""
+    try:
+        return _mappings(orjson.loads(data))
+    except orjson.JSONDecodeError:
+        pass
+    try:
+        return _mappings(_tolerant(data))
+    except (ValueError, RecursionError):
+        lines = data.split(b"\n") if b"\n" in data else []
+    try:
+        return [found for line in lines if line.strip() for found in _mappings(_tolerant(line))] or None
+    except (ValueError, RecursionError):
+        return None
+
+
+def _tolerant(data: bytes) -> object:
+    """JSON that orjson refuses: half a surrogate pair, a control character in a string, bytes that are no UTF-8."""
+    return json.loads(data.decode("utf-8", "replace"), strict=False)
+
+
+def _mappings(value: object) -> list[Mapping[str, Any]]:
+    if isinstance(value, dict):
+        return [value]
+    return [entry for entry in value if isinstance(entry, dict)] if isinstance(value, list) else []
