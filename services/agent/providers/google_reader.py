@@ -54,8 +54,10 @@ class GeminiReader:
         if isinstance(text, str) and text:
             yield Unseen(len(text.encode("utf-8", "surrogatepass"))) if part.get("thought") else text
         call = part.get("functionCall")
-        if isinstance(call, dict) and isinstance(name := call.get("name"), str):
+        if isinstance(call, dict):
             self._has_calls = True
+            # Without a name it is a piece of a call, sent only to those who ask for pieces: kept as the SDK reads it.
+            name = call["name"] if isinstance(call.get("name"), str) else ""
             arguments = call.get("args")
             text = dumps(arguments) if isinstance(arguments, dict) else "{}"
             id = call.get("id")

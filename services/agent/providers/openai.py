@@ -63,7 +63,7 @@ class OpenAICompatible:
                 async for document in answer.objects():
                     if (refusal := in_stream(document)) is not None:
                         raise Refused(refusal)
-                    for chunk in reader.read(document):
+                    for chunk in reader.read(document, is_whole=answer.is_whole):
                         yield chunk
                 if answer.is_whole:
                     await _drain(answer)

@@ -36,12 +36,15 @@ class ChatCompletionReader:
         self._calls: list[_Call] = []
         self._reason = ""
 
-    def read(self, document: Mapping[str, Any]) -> Iterator[Chunk]:
-        """What one object brings. What it has in another shape than expected is skipped."""
+    def read(self, document: Mapping[str, Any], *, is_whole: bool = False) -> Iterator[Chunk]:
+        """What one object brings. What it has in another shape than expected is skipped.
+
+        `is_whole`: it is the whole completion, not a piece of a stream.
+        """
         choices = document.get("choices")
         for choice in choices if isinstance(choices, list) else ():
             if isinstance(choice, dict) and not choice.get("index"):
-                yield from self._read_choice(choice)
+                yield from self._read_choice(choice, is_whole)
         if isinstance(usage := document.get("usage"), dict):
             yield _usage(usage)
 
@@ -59,9 +62,10 @@ class ChatCompletionReader:
             yield ToolCall(call.id or f"call_{new_id().hex}", call.name, arguments)
         yield Finish(reason)
 
-    def _read_choice(self, choice: Mapping[str, Any]) -> Iterator[Chunk]:
-        # A whole completion has a message where a piece has a delta.
-        part = choice.get("delta") or choice.get("message")
+    def _read_choice(self, choice: Mapping[str, Any], is_whole: bool) -> Iterator[Chunk]:
+        # A piece has a delta, a whole completion a message. Perplexity sends both in each.
+        message, delta = choice.get("message"), choice.get("delta")
+        part = (message or delta) if is_whole else (delta or message)
         if isinstance(part, dict):
             yield from self._read_part(part)
         if isinstance(reason := choice.get("finish_reason"), str) and reason:
