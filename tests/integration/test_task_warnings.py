@@ -7,13 +7,14 @@ from contextlib import asynccontextmanager
 import pytest
 
 from services.agent.domain import PARAMETER_DROPPED, Completed, TaskWarning
-from services.agent.errors import ProviderRejected
 from services.agent.frameworks.none import Plain
 from services.agent.providers.openai import OpenAICompatible
-from services.agent.runs import Retries, Run
+from services.agent.runs import Run
 from services.agent.tasks import Tasks
 from services.agent.tools import Tools
 from services.agent.worker import Worker
+from services.common.providers.errors import ProviderRejected
+from services.common.providers.retries import Retries
 from services.kit.bus import Bus
 from services.kit.grpc_client import dial
 from services.kit.tls import Tls

@@ -7,6 +7,7 @@ blank line. Everything is bounded.
 
 import json
 from collections.abc import AsyncIterable, AsyncIterator, Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 import orjson
@@ -146,36 +147,31 @@ class Answer:
         pieces = self._bytes()
         while piece is not None:
             for data in decoder.feed(piece):
-                if self._is_done(data):
-                    return
-                for document in _objects_of(data):
+                for document in self._take(data):
                     yield document
+                if self.is_whole:
+                    return
             piece = await anext(pieces, None)
         for data in decoder.end():
-            # What does not parse here was cut off, which the missing end tells.
-            if not self._is_done(data):
-                for document in _parse(data.strip(_BLANKS)) or ():
+            with suppress(ProviderBadResponse):  # it was cut off, which the missing end tells
+                for document in self._take(data):
                     yield document
 
-    def _is_done(self, data: bytes) -> bool:
-        if len(data) < 16 and data.strip() == _DONE:
-            self.is_whole = True
-        return self.is_whole
+    def _take(self, data: bytes) -> list[Mapping[str, Any]]:
+        """The objects in an event's data, up to [DONE]. What is no JSON object is skipped; a broken one is not."""
+        text = data.strip(_BLANKS)
+        self.is_whole = text == _DONE or text.endswith(b"\n" + _DONE)
+        if self.is_whole:
+            text = text.removesuffix(_DONE)
+        documents = _parse(text)
+        if documents is None and text.startswith(b"{"):
+            raise ProviderBadResponse
+        return documents or []
 
 
 def _start_of(body: bytes) -> bytes:
     """The body without leading blanks and byte order mark."""
     return body.lstrip(_BLANKS).removeprefix(_BOM).lstrip(_BLANKS)
-
-
-def _objects_of(data: bytes) -> list[Mapping[str, Any]]:
-    """The objects in an event's data. What is no JSON object is skipped; a broken one is not."""
-    documents = _parse(data)
-    if documents is not None:
-        return documents
-    if data.lstrip(_BLANKS)[:1] in (b"{", b"["):
-        raise ProviderBadResponse
-    return []
 
 
 def _parse(data: bytes) -> list[Mapping[str, Any]] | None:

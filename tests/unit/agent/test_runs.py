@@ -23,6 +23,7 @@ from services.agent.domain import (
 )
 from services.agent.errors import OutOfCredits
 from services.agent.events import Events
+from services.agent.providers import Provider
 from services.agent.providers.openai import OpenAICompatible
 from services.agent.runs import Run, Stop
 from services.agent.tools import Tool, Tools
@@ -43,13 +44,13 @@ frameworks = pytest.mark.parametrize("framework", sorted(FRAMEWORKS))
 class Stage:
     """A run of one turn, and all that can be seen of it."""
 
-    def __init__(self, provider: OpenAICompatible, *, retries: Retries, **turn: Any) -> None:
+    def __init__(self, provider: Provider, *, retries: Retries, **turn: Any) -> None:
         self.events: list[TaskEvent] = []
         self.kept: list[Step] = []
         self.tool_calls: list[str] = []
         self.run = Run(
             a_turn(**turn),
-            {"openai": provider},
+            {"openai": provider, "google": provider},
             Tools(Tool("add", "Adds.", {"type": "object"}, self._add)),
             Events(self._publish, "task", turn.get("attempt", 1)),
             self._keep,
@@ -92,7 +93,7 @@ def a_turn(**fields: Any) -> Turn:
     return Turn(**(defaults | fields))
 
 
-def on_stage(provider: OpenAICompatible, *, retries: Retries | None = None, **turn: Any) -> Stage:
+def on_stage(provider: Provider, *, retries: Retries | None = None, **turn: Any) -> Stage:
     return Stage(provider, retries=retries or Retries(first_wait_seconds=0.01), **turn)
 
 
