@@ -190,7 +190,8 @@ async def test_an_implausible_figure_of_gemini_is_estimated(
     counts: Mapping[str, Any], server: RawServer, google: Provider
 ) -> None:
     candidate = {"content": {"parts": [{"text": LONG}]}, "finishReason": "STOP"}
-    server.answer(stream(event({"candidates": [candidate], "usageMetadata": {"promptTokenCount": 7, **counts}})))
+    reported: dict[str, Any] = {"promptTokenCount": 7, **counts}
+    server.answer(stream(event({"candidates": [candidate], "usageMetadata": reported})))
     stage = on_stage(google)
     await answer_of(stage)
     assert stage.run.usage == Usage(7, 125, estimated=True)
