@@ -74,6 +74,8 @@ class Google:
                 base_url=self._base_url,
                 api_version=API_VERSION,
                 httpx_async_client=self._http,
+                # For the SDK's second, blocking client, which is not used: it would refuse a SOCKS proxy.
+                client_args={"trust_env": False},
                 # Without options of its own the SDK retries a broken connection by itself, after up to 10 s.
                 retry_options=types.HttpRetryOptions(attempts=1),
             )
