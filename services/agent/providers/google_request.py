@@ -39,6 +39,8 @@ class Request:
     """The session's settings and model_parameters that may be sent, by the SDK's names."""
     dropped: tuple[str, ...] = ()
     """What the session has set and is not sent, by the session's names."""
+    is_smaller: bool = False
+    """True if it asks for a shorter answer than it could pay for, after a refusal."""
 
     @classmethod
     def of(cls, call: ModelCall) -> "Request":
@@ -66,8 +68,8 @@ class Request:
 
     def adapted_to(self, refusal: Refusal) -> "Request | None":
         """The request as the provider may take it after this refusal; None if there is nothing to change."""
-        if (smaller := smaller_limit(refusal, self.output_tokens)) is not None:
-            return replace(self, output_tokens=smaller)
+        if not self.is_smaller and (smaller := smaller_limit(refusal, self.output_tokens)) is not None:
+            return replace(self, output_tokens=smaller, is_smaller=True)
         names = refused_by(refusal, self.parameters.keys())
         return self.without(names) if names else None
 

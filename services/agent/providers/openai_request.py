@@ -69,6 +69,8 @@ class Request:
     dropped: tuple[str, ...] = ()
     """What the session has set and is not sent."""
     tried_limits: frozenset[str] = field(default=frozenset())
+    is_smaller: bool = False
+    """True if it asks for a shorter answer than it could pay for, after a refusal."""
 
     @classmethod
     def of(cls, call: ModelCall, form: Form) -> "Request":
@@ -102,8 +104,8 @@ class Request:
     def adapted_to(self, refusal: Refusal) -> "Request | None":
         """The request as the provider may take it after this refusal; None if there is nothing to change."""
         form, limit = self.form, self.form.limit
-        if (smaller := smaller_limit(refusal, self.output_tokens)) is not None:
-            return replace(self, output_tokens=smaller)
+        if not self.is_smaller and (smaller := smaller_limit(refusal, self.output_tokens)) is not None:
+            return replace(self, output_tokens=smaller, is_smaller=True)
         if form.streams and ("stream" in refusal.params or _NOT_STREAMED.search(refusal.message)):
             return replace(self, form=replace(form, streams=False))
         if form.streams and form.reports_usage and _names(refusal, "stream_options"):

@@ -488,6 +488,12 @@ async def test_a_request_beyond_the_tokens_per_minute_is_asked_with_a_smaller_li
     assert [body["max_completion_tokens"] for body in server.bodies] == [4_000, 3_000]
 
 
+async def test_a_smaller_limit_is_tried_once(server: RawServer, openai: Provider) -> None:
+    server.answer(refusal(413, GROQ, code="rate_limit_exceeded", type="tokens"))
+    assert await code_of(on_stage(openai, **rich())) == "provider_rate_limited"
+    assert len(server.bodies) == 2
+
+
 async def test_a_request_whose_input_alone_is_beyond_is_rate_limited(server: RawServer, openai: Provider) -> None:
     server.answer(refusal(413, GROQ.replace("9000", "90000"), code="rate_limit_exceeded", type="tokens"))
     assert await code_of(on_stage(openai, **rich())) == "provider_rate_limited"
