@@ -38,7 +38,8 @@ log = structlog.get_logger()
 
 # Why an answer ends whose provider writes on beyond what the hold buys.
 CREDITS = "credits"
-# Below this an estimate says too little to cut an answer.
+# No tokenizer packs more into its tokens over a whole answer: more text than this is more than the output limit.
+MAX_BYTES_PER_TOKEN = 16
 MIN_CUT_BYTES = 2_048
 
 KeepStep = Callable[[Turn, Step], Awaitable[None]]
@@ -95,8 +96,9 @@ class Reply:
 
     @property
     def is_beyond_limit(self) -> bool:
-        """True if the provider ignores the output limit. Twice the limit, since an estimate may be off by that much."""
-        return self._written_bytes > MIN_CUT_BYTES and self._output_tokens > 2 * self._call.output_tokens
+        """True if the provider ignores the output limit, by what it reports or by what it has written."""
+        limit, reported = self._call.output_tokens, self._reported.output_tokens or 0
+        return reported > 2 * limit or self._written_bytes > max(MIN_CUT_BYTES, MAX_BYTES_PER_TOKEN * limit)
 
     def show(self, piece: str) -> str:
         """Add a piece of text and return what can be shown of it now."""

@@ -665,7 +665,7 @@ async def test_a_server_that_ignores_the_output_limit_is_stopped(server: RawServ
     stage = on_stage(openai, budget=budget)
     completed = await answer_of(stage)
     assert completed.finish_reason == "credits"
-    assert 300 <= stage.run.usage.output_tokens < 1_000
+    assert 300 <= stage.run.usage.output_tokens < 1_500
     await server.hung_up.wait()
 
 
