@@ -453,12 +453,19 @@ async def test_a_failed_run_ends_in_a_problem(stack: Stack) -> None:
         ]
 
 
+async def another_request(stack: Stack, asked: int) -> bool:
+    """True once the provider has been asked again."""
+    return len(await asyncio.to_thread(stack.requests, "openai")) > asked
+
+
 async def test_a_client_that_reads_nothing_for_long_delays_nobody_and_loses_nothing(stack: Stack) -> None:
     stack.script("openai", default={"tokens": 20_000, "token_delay_ms": 0.1})
     async with stack.user() as alice, stack.user("bob") as bob:
         session, other = await alice.new_session(), await bob.new_session()
+        asked = len(stack.requests("openai"))
         async with sending(alice, session) as response:
             path = response.headers["Location"]
+            await until(lambda: another_request(stack, asked), saying="the agent's request")
             stack.script("openai", default={"tokens": 20, "token_delay_ms": 10})
             assert_whole(await ask(bob, other), words(20))
             await ended(alice, path)
