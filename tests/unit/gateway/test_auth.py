@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
+from structlog.testing import capture_logs
 
 from gateway.server import Gateway
 from tests.unit.gateway.conftest import FakeServices, client_of, settings_for, unsigned
@@ -60,6 +61,12 @@ BAD_TOKENS = {
     "without sub": token(sub=None),
     "not yet valid": token(nbf=NOW + 86_400),
     "issued in the future": token(iat=NOW + 86_400),
+    "issued two minutes ahead": token(iat=NOW + 120),
+    "valid in two minutes": token(nbf=NOW + 120),
+    "expired within the leeway": token(exp=NOW - 30),
+    "iat is no number": unsigned('{"alg":"HS256"}', '{"sub":"alice","exp":99999999999,"iat":NaN}'),
+    "exp is null": unsigned('{"alg":"HS256"}', '{"sub":"alice","exp":null}'),
+    "an empty crit": token(headers={"crit": []}),
     "exp is a text": unsigned('{"alg":"HS256"}', '{"sub":"alice","exp":"99999999999"}'),
     "exp is a boolean": unsigned('{"alg":"HS256"}', '{"sub":"alice","exp":true}'),
     "exp is infinite": unsigned('{"alg":"HS256"}', '{"sub":"alice","exp":Infinity}'),
@@ -80,6 +87,8 @@ BAD_TOKENS = {
     "workspaces are a list": token(workspaces=[WORKSPACE]),
     "workspaces are a text": token(workspaces="all"),
     "a workspace is no UUID": token(workspaces={"acme": "owner"}),
+    "workspaces are false": token(workspaces=False),
+    "workspaces are an empty text": token(workspaces=""),
     "a role is unknown": token(workspaces={WORKSPACE: "root"}),
     "a role is a list": token(workspaces={WORKSPACE: ["owner"]}),
     "a workspace named twice": token(workspaces={WORKSPACE: "viewer", WORKSPACE.upper(): "owner"}),
@@ -98,6 +107,62 @@ async def test_a_bad_token_is_401(gateway: Gateway, services: FakeServices, bad:
     assert refused.headers["www-authenticate"] == 'Bearer error="invalid_token"'
     assert refused.json()["code"] == "invalid_token"
     assert services.asked == []
+
+
+GOOD_TOKENS = {
+    "issued ahead": token(iat=NOW + 60),
+    "valid soon": token(nbf=NOW + 60),
+    "times with microseconds": token(iat=NOW - 0.25, nbf=NOW - 0.25, exp=NOW + 600.123456),
+    "times that are null": unsigned('{"alg":"HS256"}', f'{{"sub":"alice","exp":{NOW + 60},"iat":null,"nbf":null}}'),
+    "an audience in a list": token(aud=["chat", "other"]),
+    "an access token": token(headers={"typ": "at+jwt"}),
+    "without a type": token(headers={"typ": None}),
+    "a jti that is a number": unsigned('{"alg":"HS256"}', f'{{"sub":"alice","exp":{NOW + 60},"jti":7}}'),
+}
+
+
+@pytest.mark.parametrize("good", GOOD_TOKENS.values(), ids=GOOD_TOKENS.keys())
+async def test_tokens_as_issuers_write_them_are_taken(gateway: Gateway, good: str) -> None:
+    assert (await asking(gateway, f"Bearer {good}")).status_code == 200
+
+
+@pytest.mark.parametrize("claim", ["[]", "null", "{}"])
+async def test_a_claim_of_no_workspaces_makes_a_guest(gateway: Gateway, services: FakeServices, claim: str) -> None:
+    claims = f'{{"sub":"alice","exp":{NOW + 60},"workspaces":{claim}}}'
+    guest = unsigned('{"alg":"HS256"}', claims)
+    assert (await asking(gateway, f"Bearer {guest}")).status_code == 200
+    assert services.requests("ListSessions")[0].caller.role == 0
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [{OTHER_WORKSPACE: "billing"}, {OTHER_WORKSPACE: None}, {OTHER_WORKSPACE: ["owner"]}, {"acme": "owner"}, {"": ""}],
+    ids=str,
+)
+async def test_an_entry_that_can_not_be_used_costs_its_workspace_alone(
+    gateway: Gateway, services: FakeServices, entry: dict[str, Any]
+) -> None:
+    async with client_of(gateway, workspaces={**entry, WORKSPACE: "owner"}) as client:
+        await client.get(CHATS)
+        await client.get(CHATS.replace(WORKSPACE, OTHER_WORKSPACE))
+    assert [request.caller.role for request in services.requests("ListSessions")] == [4, 0]
+
+
+async def test_two_spellings_of_a_workspace_with_two_roles_cost_that_workspace_alone(
+    gateway: Gateway, services: FakeServices
+) -> None:
+    roles = {WORKSPACE: "viewer", WORKSPACE.upper(): "owner", OTHER_WORKSPACE: "member"}
+    async with client_of(gateway, workspaces=roles) as client:
+        await client.get(CHATS)
+        await client.get(CHATS.replace(WORKSPACE, OTHER_WORKSPACE))
+    assert [request.caller.role for request in services.requests("ListSessions")] == [0, 2]
+
+
+async def test_entries_that_are_ignored_are_counted_in_the_log_without_their_values(gateway: Gateway) -> None:
+    with capture_logs() as logs:
+        await asking(gateway, f"Bearer {token(workspaces={WORKSPACE: 'owner', OTHER_WORKSPACE: 'billing'})}")
+    [event] = [entry for entry in logs if entry["event"] == "workspaces_ignored"]
+    assert event == {"event": "workspaces_ignored", "log_level": "debug", "count": 1}
 
 
 async def test_headers_over_16_kib_are_431(gateway: Gateway) -> None:
@@ -120,10 +185,17 @@ async def test_issuer_and_audience_must_be_those_that_are_configured(services: F
     right: dict[str, Any] = {"iss": "https://id.example", "aud": "chat"}
     statuses = [
         (await asking(strict, f"Bearer {token(**claims)}")).status_code
-        for claims in ({}, {**right, "iss": "https://evil.example"}, {**right, "aud": "other"}, right)
+        for claims in (
+            {},
+            {**right, "iss": "https://evil.example"},
+            {**right, "aud": "other"},
+            {**right, "aud": []},
+            {**right, "aud": ["account", "chat"]},
+            right,
+        )
     ]
     await strict.close()
-    assert statuses == [401, 401, 401, 200]
+    assert statuses == [401, 401, 401, 401, 200, 200]
 
 
 async def test_an_audience_is_of_no_interest_unless_one_is_configured(gateway: Gateway) -> None:
