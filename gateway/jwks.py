@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from ipaddress import ip_address
 from typing import Any
 
 import httpx
@@ -16,6 +15,8 @@ import orjson
 import structlog
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from jwt import PyJWK
+
+from services.kit.http_client import UnsupportedProxy, proxy_for
 
 log = structlog.get_logger()
 
@@ -134,7 +135,7 @@ class RemoteKeys:
         self, url: str, *, client: httpx.AsyncClient | None = None, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._url, self._clock = url, clock
-        self._client = client or make_client(url)
+        self._client = client
         self._keys: Sequence[Key] = ()
         self._left_out: Sequence[LeftOut] = ()
         self._refreshed_for_unknown = -UNKNOWN_KEY_SECONDS
@@ -174,7 +175,7 @@ class RemoteKeys:
                 # A megabyte of keys takes a second to read.
                 self._keys, left_out = await asyncio.to_thread(_parse, body)
         except Exception as error:
-            detail = str(error) if isinstance(error, Unusable) else None
+            detail = str(error) if isinstance(error, Unusable | UnsupportedProxy) else None
             log.warning("jwks_refresh_failed", error=type(error).__name__, detail=detail)
             return False
         log.debug("jwks_refreshed", keys=len(self._keys))
@@ -189,6 +190,8 @@ class RemoteKeys:
         self._left_out = left_out
 
     async def _fetch(self) -> bytes:
+        if self._client is None:  # made here, so that a proxy that can't be used does not end the process
+            self._client = make_client(self._url)
         body = bytearray()
         async with self._client.stream("GET", self._url, headers={"Accept": "application/json"}) as answer:
             if answer.status_code != 200:
@@ -212,7 +215,8 @@ class RemoteKeys:
 
     async def close(self) -> None:
         """Close the HTTP client."""
-        await self._client.aclose()
+        if self._client is not None:
+            await self._client.aclose()
 
 
 def _parse(body: bytes) -> tuple[list[Key], list[LeftOut]]:
@@ -220,32 +224,15 @@ def _parse(body: bytes) -> tuple[list[Key], list[LeftOut]]:
 
 
 def make_client(url: str) -> httpx.AsyncClient:
-    """A client for this address: redirects are followed, but not out of TLS. Loopback is never proxied."""
+    """A client for this address. Redirects are followed, but not out of TLS. Raises UnsupportedProxy."""
 
     async def refuse_downgrade(request: httpx.Request) -> None:
         if url.lower().startswith("https:") and request.url.scheme != "https":
             raise Unusable("a redirect leaves https")
 
-    def client(transport: httpx.AsyncBaseTransport | None) -> httpx.AsyncClient:
-        return httpx.AsyncClient(
-            transport=transport,  # with one given, httpx asks no proxy
-            follow_redirects=True,
-            max_redirects=MAX_REDIRECTS,
-            event_hooks={"request": [refuse_downgrade]},
-        )
-
-    if _is_loopback(url):
-        return client(httpx.AsyncHTTPTransport())
-    try:
-        return client(None)
-    except (ImportError, ValueError, httpx.InvalidURL) as error:  # such as a SOCKS proxy without its package
-        log.error("proxy_settings_unusable", error=type(error).__name__)
-        return client(httpx.AsyncHTTPTransport())
-
-
-def _is_loopback(url: str) -> bool:
-    try:
-        host = httpx.URL(url).host
-        return host == "localhost" or host.endswith(".localhost") or ip_address(host).is_loopback
-    except (ValueError, httpx.InvalidURL):  # a name, or no address at all
-        return False
+    return httpx.AsyncClient(
+        transport=httpx.AsyncHTTPTransport(proxy=proxy_for(url)),
+        follow_redirects=True,
+        max_redirects=MAX_REDIRECTS,
+        event_hooks={"request": [refuse_downgrade]},
+    )

@@ -433,11 +433,14 @@ async def test_an_issuer_elsewhere_is_asked_through_the_proxy(monkeypatch: pytes
 async def test_a_proxy_that_can_not_be_used_does_not_end_the_process(
     monkeypatch: pytest.MonkeyPatch, proxy: str
 ) -> None:
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("ALL_PROXY", proxy)
+    keys = RemoteKeys("https://id.example/jwks.json")
     with capture_logs() as logs:
-        keys = RemoteKeys("https://id.example/jwks.json")
+        assert not await keys.refresh()
     await keys.close()
-    assert [entry["event"] for entry in logs] == ["proxy_settings_unusable"]
+    assert [entry["event"] for entry in logs] == ["jwks_refresh_failed"]
 
 
 async def test_a_token_without_kid_is_tried_with_a_bounded_number_of_keys(keys: RemoteKeys, issuer: Issuer) -> None:
