@@ -4,6 +4,7 @@ import math
 import struct
 from fractions import Fraction
 from functools import lru_cache
+from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import cast
@@ -74,6 +75,77 @@ def wav_of_size(size: int) -> bytes:
         "<4sI4s4sIHHIIHH4sI", b"RIFF", size - 8, b"WAVE", b"fmt ", 16, 1, 1, RATE, 2 * RATE, 2, 16, b"data", data
     )
     return head + bytes(data)
+
+
+def id3(size: int, *, version: int = 4, declared: int | None = None, footer: bool = False) -> bytes:
+    """An ID3v2 tag with so many bytes of padding, or one that gives another size."""
+    rest = bytes([version, 0, 0x10 if footer else 0, *_seven_bits(size if declared is None else declared)])
+    return b"ID3" + rest + bytes(size) + (b"3DI" + rest if footer else b"")
+
+
+def _seven_bits(size: int) -> list[int]:
+    return [size >> shift & 0x7F for shift in (21, 14, 7, 0)]
+
+
+def ape(size: int) -> bytes:
+    """An APEv2 tag with one text, between a header and a footer."""
+    item = struct.pack("<II", size, 0) + b"Title\0" + b"x" * size
+    ends = [
+        struct.pack("<8sIIII8x", b"APETAGEX", 2_000, len(item) + 32, 1, flags) for flags in (0xA0 << 24, 0x80 << 24)
+    ]
+    return ends[0] + item + ends[1]
+
+
+def wav(
+    *chunks: bytes, seconds: float = 2.0, declared: int | None = None, form: bytes = b"RIFF", fmt: bytes = b""
+) -> bytes:
+    """Silence, with chunks before it, or with a data size that is not its own."""
+    data = bytes(round(seconds * RATE) * 2)
+    fmt = fmt or struct.pack("<4sIHHIIHH", b"fmt ", 16, 1, 1, RATE, 2 * RATE, 2, 16)
+    body = b"WAVE" + b"".join(chunks) + fmt
+    body += struct.pack("<4sI", b"data", len(data) if declared is None else declared & 0xFFFF_FFFF) + data
+    return form + struct.pack("<I", len(body)) + body
+
+
+def boxes(mp4: bytes) -> dict[bytes, bytes]:
+    """The outermost boxes by name."""
+    found, offset = {}, 0
+    while offset < len(mp4):
+        length = int.from_bytes(mp4[offset : offset + 4], "big")
+        found[mp4[offset + 4 : offset + 8]] = mp4[offset : offset + length]
+        offset += length
+    return found
+
+
+def quicktime(*names: bytes, seconds: float = 2.0) -> bytes:
+    """A file of these boxes, in this order, without a type. What the sound's box does not hold is a filler."""
+    parts = boxes(tone("mp4", seconds))
+    filler = struct.pack(">I4s8x", 16, b"wide")
+    chosen = [parts.get(name) or filler[:4] + name + filler[8:] for name in names]
+    offset = sum(len(part) for part in chosen[: names.index(b"mdat")])
+    moved = offset - tone("mp4", seconds).index(parts[b"mdat"])
+    return b"".join(_with_moved_chunks(part, moved) if part[4:8] == b"moov" else part for part in chosen)
+
+
+def _with_moved_chunks(moov: bytes, by: int) -> bytes:
+    table = moov.index(b"stco") + 8
+    count = int.from_bytes(moov[table : table + 4], "big")
+    offsets = struct.unpack_from(f">{count}I", moov, table + 4)
+    end = table + 4 + 4 * count
+    return moov[: table + 4] + struct.pack(f">{count}I", *(offset + by for offset in offsets)) + moov[end:]
+
+
+def amr_in_3gp(seconds: float = 2.0) -> bytes:
+    """What a phone records: 50 frames a second of 12.2 kbit/s."""
+    raw = b"#!AMR\n" + (b"\x3c" + bytes(31)) * round(seconds * 50)
+    file = BytesIO()
+    with av.open(BytesIO(raw), "r", format="amr") as source, av.open(file, "w", format="3gp") as container:
+        stream = container.add_stream_from_template(source.streams.audio[0])
+        for packet in source.demux():
+            if packet.size:
+                packet.stream = stream
+                container.mux(packet)
+    return file.getvalue()
 
 
 @lru_cache(maxsize=1)

@@ -16,7 +16,7 @@ import av
 from av.audio.stream import AudioStream
 from av.container import InputContainer
 
-from services.speech.formats import Format, declared_flac_samples, declared_mp3_frames, is_cut_off
+from services.speech.formats import Format, declared_flac_samples, declared_mp3_frames, is_cut_off, sound_of
 
 CPU_SECONDS = 60
 MEMORY_BYTES = 1024 * 1024 * 1024
@@ -24,10 +24,16 @@ OPEN_FILES = 32
 NICENESS = 5
 # A file of which more than one packet in so many can't be decoded is no recording any more.
 PACKETS_A_FAULT = 10
+# What phones put into mp4's relatives and providers don't decode, by FFmpeg's names.
+CODECS_NOT_TAKEN = frozenset({"amrnb", "amrwb", "amr_nb", "amr_wb", "qcelp", "evrc"})
 
 
 class Broken(Exception):
     """The file is cut off, or has nothing that can be decoded."""
+
+
+class CodecNotTaken(Exception):
+    """The sound is coded as providers don't take it."""
 
 
 class TooLong(Exception):
@@ -35,7 +41,7 @@ class TooLong(Exception):
 
 
 def main(argv: list[str]) -> None:
-    """Print {"seconds": …}, {"refused": "too_long"} or {"refused": "undecodable", "because": …}."""
+    """Print {"seconds": …}, {"refused": "too_long"}, or {"refused": "undecodable" or "codec", "because": …}."""
     number, name, size, most = argv
     bound()
     try:
@@ -43,6 +49,8 @@ def main(argv: list[str]) -> None:
             told: dict[str, object] = {"seconds": measure(file, Format[name], int(size), float(most))}
     except TooLong:
         told = {"refused": "too_long"}
+    except CodecNotTaken as error:
+        told = {"refused": "codec", "because": str(error)}
     except Exception as error:  # whatever a broken file makes the library say
         told = {"refused": "undecodable", "because": type(error).__name__}
     print(json.dumps(told))  # noqa: T201  # how it answers
@@ -63,15 +71,19 @@ def bound() -> None:
 
 
 def measure(file: BinaryIO, format: Format, size: int, most_seconds: float) -> float:
-    """The seconds of the file's first sound track, by decoding all of it. Raises Broken or TooLong."""
+    """The seconds of the file's first sound track, by decoding all of it. Raises Broken, CodecNotTaken or TooLong."""
     if is_cut_off(file, format, size):
         raise Broken
+    file = sound_of(file, format, size)
     frames = declared_mp3_frames(file) if format is Format.MP3 else 0
     samples = declared_flac_samples(file) if format is Format.FLAC else 0
+    length = file.seek(0, os.SEEK_END)
     file.seek(0)
     with av.open(file, "r", format=format.value.demuxer, metadata_errors="ignore") as container:
-        sound = _Sound(most_seconds)
-        sound.decode(container, _track(container))
+        track, sound = _track(container), _Sound(most_seconds)
+        sound.decode(container, track)
+        if format is Format.MP4 and any(entry.pos + entry.size > length for entry in track.index_entries):
+            raise Broken
     if sound.packets < frames - 1 or sum(sound.samples.values()) < samples:
         raise Broken
     if format is Format.MPEG and sound.is_corrupt:
@@ -85,6 +97,8 @@ def _track(container: InputContainer) -> AudioStream:
     if not container.streams.audio:
         raise Broken
     track = container.streams.audio[0]
+    if track.codec_context.name in CODECS_NOT_TAKEN:
+        raise CodecNotTaken(track.codec_context.name)
     track.codec_context.thread_count = 1
     return track
 

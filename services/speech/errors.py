@@ -23,7 +23,7 @@ class AudioTypeUnsupported(DomainError):
 
 
 class AudioUndecodable(DomainError):
-    """The file is cut off, broken, has no sound, or takes too much work to decode."""
+    """The file is cut off, broken, has no sound, takes too much work to decode, or has a codec that is not taken."""
 
     kind, reason, detail = Kind.INVALID, "AUDIO_UNDECODABLE", "The audio file is broken or cut off, or has no sound."
 

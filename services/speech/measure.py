@@ -90,6 +90,9 @@ def _seconds(status: int, said: bytes) -> float:
     told: dict[str, Any] = json.loads(said) if status == 0 else fault
     if told.get("refused") == "too_long":
         return math.inf
+    if told.get("refused") == "codec":
+        log.info("audio_undecodable", because=told["because"])
+        raise AudioUndecodable(f"Providers don't decode sound that is coded as {told['because']}.")
     if "refused" in told:
         log.info("audio_undecodable", because=told["because"])
         raise AudioUndecodable

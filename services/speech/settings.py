@@ -15,6 +15,9 @@ DEFAULT_MODELS: dict[ProviderName, str] = {"openai": "whisper-1", "local": "pock
 OPENAI_BASE_URL = "https://api.openai.com/v1"
 # The recogniser that `make up` starts knows English only, and works at about the speed of speech.
 POCKETSPHINX_BOUNDS = Bounds(max_seconds=60, languages=frozenset({"en"}))
+# OpenAI refuses longer recordings for these models and their dated snapshots; whisper-1 has no such bound.
+SHORT_MODELS = ("gpt-4o-transcribe", "gpt-4o-mini-transcribe")
+SHORT_MODEL_SECONDS = 1_400.0
 # A key that a server without keys does not look at; the SDK insists on one.
 NO_KEY = "none"
 # Their debug lines hold requests and answers.
@@ -84,6 +87,9 @@ class Settings(ProcessSettings):
         """What the provider takes."""
         if (provider, self.model_of(provider)) == ("local", DEFAULT_MODELS["local"]):
             return POCKETSPHINX_BOUNDS
+        # A proxy of several vendors writes openai/gpt-4o-transcribe.
+        if self.model_of(provider).rpartition("/")[2].startswith(SHORT_MODELS):
+            return Bounds(max_seconds=min(self.speech_max_seconds, SHORT_MODEL_SECONDS))
         return Bounds(max_seconds=self.speech_max_seconds)
 
 

@@ -14,10 +14,11 @@ import psutil
 import pytest
 
 from deploy.local.recogniser import Recogniser
-from tests.audio import SPOKEN, bomb, tone, wav_of_size
+from tests.audio import SPOKEN, amr_in_3gp, bomb, tone, wav_of_size
 from tests.integration.stack import Process, Stack, User
 from tests.integration.test_paid_answer import quiet_credits
 from tests.integration.waiting import until
+from tests.odd_audio import CUT, SECONDS, WHOLE
 from tests.servers import Postgres
 
 PATH = "/api/transcribe-audio/"
@@ -99,6 +100,24 @@ async def test_five_minutes_are_sent_as_documented_and_paid_to_the_nano(
 
 
 @pytest.mark.parametrize(
+    "name",
+    [
+        "wav with the file's size",
+        "wav with an odd LIST",
+        "mp3 behind junk",
+        "m4a behind a tag",
+        "m4a with zeros behind",
+    ],
+)
+async def test_a_file_as_programs_write_it_is_sent_unchanged_and_paid(stack: Stack, alice: User, name: str) -> None:
+    file, _ = WHOLE[name]
+    response = await transcribe(alice, file)
+    assert response.status_code == 200, response.text
+    assert response.json()["duration_seconds"] == pytest.approx(SECONDS, abs=0.12)
+    assert len(heard(stack, file)) == 1
+
+
+@pytest.mark.parametrize(
     ("file", "fields", "status", "code"),
     [
         (b"", {}, 422, "audio_empty"),
@@ -106,6 +125,9 @@ async def test_five_minutes_are_sent_as_documented_and_paid_to_the_nano(
         (b"\x7fELF\x02\x01\x01" + bytes(1_000), {}, 415, "audio_type_unsupported"),
         (tone("mp3", 5.0)[:20_000], {}, 422, "audio_undecodable"),
         (tone("m4a", 5.0)[:-999], {}, 422, "audio_undecodable"),
+        (CUT["mp3 that counts its frames behind junk"], {}, 422, "audio_undecodable"),
+        (CUT["wav with an odd LIST"], {}, 422, "audio_undecodable"),
+        (amr_in_3gp(), {}, 422, "audio_undecodable"),
         (bomb(), {}, 422, "audio_too_long"),
         (tone("wav", 0.05), {}, 422, "audio_too_short"),
         (tone("mp3"), {"language": "xx"}, 422, "language_unknown"),
@@ -114,7 +136,23 @@ async def test_five_minutes_are_sent_as_documented_and_paid_to_the_nano(
         (tone("mp3"), {"workspace_id": "0197a1b2-0000-7000-8000-000000000001"}, 404, "not_found"),
         (wav_of_size(LIMIT + 1), {}, 413, "payload_too_large"),
     ],
-    ids=["empty", "text", "elf", "cut", "cut m4a", "bomb", "short", "xx", "name", "field", "workspace", "25 MiB + 1"],
+    ids=[
+        "empty",
+        "text",
+        "elf",
+        "cut",
+        "cut m4a",
+        "cut junk",
+        "cut LIST",
+        "amr",
+        "bomb",
+        "short",
+        "xx",
+        "name",
+        "field",
+        "workspace",
+        "25 MiB + 1",
+    ],
 )
 async def test_bad_input_is_told_and_nothing_is_held(
     alice: User, file: bytes, fields: dict[str, str], status: int, code: str

@@ -2,11 +2,13 @@
 
 import io
 import os
+import time
 
 import pytest
 
 from services.speech.formats import Format, find_format, is_cut_off
 from tests.audio import CODECS, SPOKEN, tone, wav_of_size
+from tests.odd_audio import NO_SOUND, WHOLE
 
 ID3 = b"ID3\x04\x00\x00\x00\x00\x00\x0a" + bytes(10)
 FORMATS = {
@@ -65,6 +67,23 @@ def test_a_tag_is_looked_behind() -> None:
 )
 def test_anything_else_is_no_audio(file: bytes) -> None:
     assert found(file) is None
+
+
+@pytest.mark.parametrize("file", NO_SOUND.values(), ids=NO_SOUND.keys())
+def test_what_looks_a_little_like_audio_is_none(file: bytes) -> None:
+    assert found(file) is None
+
+
+@pytest.mark.parametrize(("file", "format"), WHOLE.values(), ids=WHOLE.keys())
+def test_files_as_programs_write_them_are_told_and_whole(file: bytes, format: Format) -> None:
+    assert found(file) is format
+    assert not cut_off(file)
+
+
+def test_a_file_of_what_looks_like_frames_is_given_up_on_soon() -> None:
+    started = time.process_time()
+    assert found(b"\0" + b"\xff\xfb\x90\0" * 100_000) is None
+    assert time.process_time() - started < 0.5
 
 
 @pytest.mark.parametrize("extension", CODECS)

@@ -16,8 +16,9 @@ from services.speech import decoder, measure
 from services.speech.errors import AudioUndecodable
 from services.speech.formats import find_format
 from services.speech.measure import Decoders
-from tests.audio import CODECS, bomb, tone
+from tests.audio import CODECS, amr_in_3gp, bomb, id3, tone
 from tests.integration.waiting import until
+from tests.odd_audio import CUT, SECONDS, SPOKEN_BEHIND_A_TAG, WHOLE
 
 HOURS = 3_600.0
 
@@ -34,6 +35,26 @@ async def seconds_of(file: bytes, *, max_seconds: float = 4 * HOURS, timeout_sec
 @pytest.mark.parametrize("extension", CODECS)
 async def test_the_length_is_that_of_the_sound(extension: str) -> None:
     assert await seconds_of(tone(extension, 7.3)) == pytest.approx(7.3, abs=0.1)
+
+
+@pytest.mark.parametrize("file", [file for file, _ in WHOLE.values()], ids=WHOLE.keys())
+async def test_files_as_programs_write_them_have_their_length(file: bytes) -> None:
+    assert await seconds_of(file) == pytest.approx(SECONDS, abs=0.12)
+
+
+async def test_a_flac_behind_a_tag_has_its_length() -> None:
+    assert await seconds_of(SPOKEN_BEHIND_A_TAG) == await seconds_of(SPOKEN_BEHIND_A_TAG[len(id3(300)) :])
+
+
+@pytest.mark.parametrize("file", CUT.values(), ids=CUT.keys())
+async def test_a_part_of_such_a_file_is_refused(file: bytes) -> None:
+    with pytest.raises(AudioUndecodable):
+        await seconds_of(file)
+
+
+async def test_sound_that_no_provider_decodes_is_refused_with_the_codec_s_name() -> None:
+    with pytest.raises(AudioUndecodable, match="amr"):
+        await seconds_of(amr_in_3gp())
 
 
 async def test_the_length_is_exact_where_the_format_is() -> None:

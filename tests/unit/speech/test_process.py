@@ -63,6 +63,28 @@ def test_only_the_small_recogniser_has_small_bounds() -> None:
     assert other.bounds_of("local").languages is None
 
 
+@pytest.mark.parametrize(
+    ("model", "seconds"),
+    [
+        ("gpt-4o-transcribe", 1_400),
+        ("gpt-4o-mini-transcribe", 1_400),
+        ("gpt-4o-mini-transcribe-2025-12-15", 1_400),
+        ("gpt-4o-transcribe-diarize", 1_400),
+        ("openai/gpt-4o-transcribe", 1_400),
+        ("whisper-1", 14_400),
+        (None, 14_400),
+    ],
+)
+def test_the_bound_is_the_model_s(model: str | None, seconds: float) -> None:
+    settings = settings_for(openai_api_key=KEY, speech_model=model)
+    assert settings.bounds_of("openai").max_seconds == seconds
+
+
+def test_a_smaller_bound_of_the_settings_goes_before_the_model_s() -> None:
+    settings = settings_for(openai_api_key=KEY, speech_model="gpt-4o-transcribe", speech_max_seconds=600)
+    assert settings.bounds_of("openai").max_seconds == 600
+
+
 async def test_the_process_answers_and_ends(
     running_billing: RunningBilling, account: Account, whisper: FakeWhisper
 ) -> None:

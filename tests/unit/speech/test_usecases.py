@@ -34,6 +34,7 @@ from tests.audio import bomb, tone
 from tests.fakes.provider import Behaviour
 from tests.fakes.whisper import FakeWhisper
 from tests.unit.speech.conftest import (
+    KEY,
     NANO_PER_SECOND,
     Account,
     RunningBilling,
@@ -43,6 +44,7 @@ from tests.unit.speech.conftest import (
     transcribe,
     transcribing,
 )
+from tests.unit.speech.test_process import settings_for
 
 NOTHING = (0, 0)
 
@@ -203,6 +205,21 @@ async def test_a_provider_says_what_it_takes(
         with pytest.raises(AudioTooLong) as refused:
             await transcribe(speech, account.alice, tone("wav", 2.1))
     assert refused.value.metadata == {"max_seconds": "2"}
+
+
+async def test_the_bound_of_a_model_is_asked_before_anything_is_held_or_sent(
+    whisper: FakeWhisper, running_billing: RunningBilling, account: Account
+) -> None:
+    settings = settings_for(openai_api_key=KEY, speech_model="gpt-4o-transcribe")
+    async with (
+        openai_at(whisper.url, model="gpt-4o-transcribe", bounds=settings.bounds_of("openai")) as provider,
+        transcribing(provider, running_billing) as speech,
+    ):
+        with pytest.raises(AudioTooLong, match="1400 seconds") as refused:
+            await transcribe(speech, account.alice, bomb())
+    assert refused.value.metadata == {"max_seconds": "1400"}
+    assert not whisper.requests
+    assert await account.spent_and_held() == NOTHING
 
 
 # --- the provider fails ---
