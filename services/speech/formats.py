@@ -28,7 +28,9 @@ FRAMES_IN_A_ROW = 4
 MP4_SLACK_BYTES = 64
 # So many places that look like a frame are tried.
 MAX_CANDIDATES = 1_000
-# How many boxes of an mp4 are looked at.
+# So many zeros may stand before an mp3.
+MAX_ZERO_BYTES = 1024 * 1024
+# How many boxes of an mp4, and chunks of a wav, are looked at.
 MAX_BOXES = 100_000
 MAX_FMT_BYTES = 4 * 1024
 MAX_WAV_SLACK_BYTES = 8 * 1024
@@ -154,10 +156,11 @@ def _are_alike(one: bytes, other: bytes) -> bool:
 
 
 def _end_of_zeros(file: BinaryIO, start: int) -> int:
-    while piece := _at(file, start, PIECE_BYTES):
+    for _ in range(MAX_ZERO_BYTES // PIECE_BYTES):
+        piece = _at(file, start, PIECE_BYTES)
         zeros = len(piece) - len(piece.lstrip(b"\0"))
         start += zeros
-        if zeros < len(piece):
+        if zeros < PIECE_BYTES:
             break
     return start
 
@@ -286,7 +289,9 @@ def _wav_data(file: BinaryIO, size: int) -> tuple[int, int]:
 def _wav_chunks(file: BinaryIO, size: int) -> Iterator[tuple[bytes, int, int]]:
     """The chunks up to the data: name, where the body begins, length. Some writers leave out the padding."""
     offset = _end_of_tags(file) + 12
-    while offset + 8 <= size:
+    for _ in range(MAX_BOXES):
+        if offset + 8 > size:
+            return
         head = _at(file, offset, 8)
         name, length = head[:4], int.from_bytes(head[4:8], "little")
         yield name, offset + 8, length
