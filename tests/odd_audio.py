@@ -44,6 +44,10 @@ WHOLE: dict[str, tuple[bytes, Format]] = {
     "mp3 that begins in mid-frame": (PLAIN_MP3[40:], Format.MP3),
     "mp3 that begins and ends in mid-frame": (PLAIN_MP3[40:-30], Format.MP3),
     **{f"mp3 behind ID3v2.{version}": (id3(3_000, version=version) + PLAIN_MP3, Format.MP3) for version in (2, 3, 4)},
+    "mp3 behind a large tag with a size of eight bits": (
+        b"ID3\4\0\0" + struct.pack(">I", 100_000) + bytes(range(1, 251)) * 400 + PLAIN_MP3,
+        Format.MP3,
+    ),
     "mp3 behind two tags": (id3(100, version=3) + id3(200) + PLAIN_MP3, Format.MP3),
     "mp3 behind a tag with a footer": (id3(100, footer=True) + PLAIN_MP3, Format.MP3),
     "mp3 behind a tag that is longer than it says": (id3(3_000, declared=100) + PLAIN_MP3, Format.MP3),
@@ -87,6 +91,7 @@ CUT: dict[str, bytes] = {
     "mp3": MP3[: len(MP3) // 2],
     "mp3 behind zeros": bytes(5_000) + PLAIN_MP3[: len(PLAIN_MP3) // 2 + 7],
     "mp3 behind a tag": id3(3_000) + PLAIN_MP3[: len(PLAIN_MP3) // 2 + 7],
+    "mp3 behind junk": JUNK + PLAIN_MP3[: len(PLAIN_MP3) // 2 + 7],
     "mp3 that counts its frames behind junk": JUNK + MP3[MP3.index(b"\xff\xfb") : len(MP3) // 2],
     "mp3 in its tag": id3(5_000)[:3_000],
     "m4a": M4A[: len(M4A) // 2],

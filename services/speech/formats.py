@@ -97,7 +97,7 @@ class Sound:
     start: int
     """Behind tags and junk."""
     is_excerpt: bool = False
-    """Whether it begins in the middle, such as a recording of a stream: then it may end so."""
+    """Whether an mp3 begins with less than a frame, such as a recording of a stream: then it may end so."""
 
 
 def find_format(file: BinaryIO) -> Format | None:
@@ -125,7 +125,8 @@ def _find_mp3(file: BinaryIO, start: int) -> Sound | None:
     if frame is None and start:
         frame = next(_frames_in_a_row(file, 0), None)
     if frame is not None:
-        return Sound(Format.MP3, frame, is_excerpt=frame != behind_zeros)
+        is_excerpt = 0 < frame - behind_zeros < _mp3_frame_bytes(_at(file, frame, 4))
+        return Sound(Format.MP3, frame, is_excerpt)
     return Sound(Format.MP3, start) if start else None  # a tag with nothing behind it that can be read
 
 
@@ -183,12 +184,14 @@ def _at(file: BinaryIO, offset: int, size: int) -> bytes:
 
 
 def _id3_bytes(head: bytes) -> int:
-    """The length of an ID3v2 tag with its footer, 0 for none. Its size has seven bits a byte."""
-    if not head.startswith(b"ID3") or len(head) < 10 or any(byte & 0x80 for byte in head[6:10]):
+    """The length of an ID3v2 tag with its footer, 0 for none."""
+    if not head.startswith(b"ID3") or len(head) < 10:
         return 0
+    # Seven bits a byte; some writers use eight.
+    bits = 8 if any(byte & 0x80 for byte in head[6:10]) else 7
     size = 0
     for byte in head[6:10]:
-        size = size << 7 | byte
+        size = size << bits | byte
     return 10 + size + (10 if head[5] & ID3_FOOTER else 0)
 
 
