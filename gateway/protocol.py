@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from gateway.edge import MAX_URL_BYTES
@@ -42,12 +43,23 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """The head is here in time."""
+        if self.parser.should_upgrade():
+            return  # `_feed` parses this head again
         self._head_arrived()
         super().on_headers_complete()
 
+    def on_message_complete(self) -> None:
+        """The body is here."""
+        if not self.parser.should_upgrade():
+            super().on_message_complete()
+
     def data_received(self, data: bytes) -> None:
         """Feed the parser; count what has come while the head is not complete."""
-        super().data_received(data)
+        self._unset_keepalive_if_required()
+        try:
+            self._feed(data)
+        except HttpParserError as error:
+            self.send_400_response(str(error))
         if self._head_timer is not None:
             self._head_bytes += len(data)
             if self._head_bytes > MAX_HEAD_BYTES:
@@ -65,6 +77,33 @@ class BoundedProtocol(HttpToolsProtocol):
         """What can't be parsed is a problem too."""
         too_long = len(getattr(self, "url", b"")) > MAX_URL_BYTES
         self._refuse(uri_too_long() if too_long else Problem(400, "bad_request", "The request is not valid HTTP."))
+
+    def _feed(self, data: bytes) -> None:
+        """Feed the parser. Ignore offers to upgrade the connection, as RFC 9110 (section 7.8) allows.
+
+        llhttp ends a request with such an offer at its head and parses its body as the next request. So parse the head
+        a second time without the offer, and then the rest of the data.
+        """
+        rest: bytes | memoryview = data
+        while rest:
+            try:
+                self.parser.feed_data(rest)
+                return
+            except HttpParserUpgrade as upgrade:
+                (head_ends_at,) = upgrade.args
+                rest = memoryview(rest)[head_ends_at:]
+                self._parse_head_without_upgrade()
+
+    def _parse_head_without_upgrade(self) -> None:
+        method, version = self.parser.get_method(), self.parser.get_http_version()
+        if method == b"CONNECT":  # what follows is not HTTP
+            raise HttpParserError("CONNECT")
+        lines = [b"%s %s HTTP/%s" % (method, self.url, version.encode())]
+        lines += [b"%s: %s" % header for header in self.headers if header[0] != b"upgrade"]
+        self.parser = HttpRequestParser(self)
+        # As uvicorn sets it for the parser that a connection begins with.
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        self.parser.feed_data(b"\r\n".join([*lines, b"", b""]))
 
     def _expect_head(self) -> None:
         if self._head_timer is None:

@@ -1,7 +1,6 @@
 """The real server on a real port: what only bytes on a connection can try."""
 
 import asyncio
-import json
 import time
 from collections.abc import AsyncIterator
 
@@ -12,6 +11,7 @@ from backendai.chat.v1 import chat_pb2
 from gateway.server import Gateway, listen
 from tests.servers import Nats
 from tests.unit.gateway.conftest import FakeServices, served, settings_for, until
+from tests.unit.gateway.raw import exchange, read_answer
 from tests.unit.gateway.samples import CHATS, MESSAGES, WORKSPACE, a_message, a_task, token
 
 AUTH = f"Host: x\r\nAuthorization: Bearer {token()}\r\n"
@@ -21,42 +21,6 @@ AUTH = f"Host: x\r\nAuthorization: Bearer {token()}\r\n"
 async def port(gateway: Gateway) -> AsyncIterator[int]:
     async with served(gateway) as port:
         yield port
-
-
-class Answer:
-    """What came back on a raw connection."""
-
-    def __init__(self, head: bytes, body: bytes) -> None:
-        lines = head.decode("latin-1").split("\r\n")
-        self.status = int(lines[0].split()[1])
-        self.headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines[1:])}
-        self.body = body
-
-    @property
-    def code(self) -> str:
-        """The problem's code."""
-        assert self.headers["content-type"] == "application/problem+json"
-        problem = json.loads(self.body)
-        assert problem["request_id"] == self.headers["x-request-id"]
-        return str(problem["code"])
-
-
-async def read_answer(reader: asyncio.StreamReader) -> Answer:
-    head = await reader.readuntil(b"\r\n\r\n")
-    found = Answer(head[:-4], b"")
-    found.body = await reader.readexactly(int(found.headers.get("content-length", "0")))
-    return found
-
-
-async def exchange(port: int, data: bytes) -> Answer:
-    """Send these bytes and read one answer."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.write(data)
-    try:
-        async with asyncio.timeout(5):
-            return await read_answer(reader)
-    finally:
-        writer.close()
 
 
 @pytest.mark.parametrize(
