@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Annotated
 
 from backendai.common.v1 import common_pb2
 from fastapi import Depends, Path, Query, Request
-from pydantic import AfterValidator
+from pydantic import AfterValidator, BeforeValidator
 
 from gateway.auth import Principal
 from gateway.cursors import MAX_CURSOR_CHARACTERS
@@ -16,6 +17,7 @@ from gateway.problems import forbidden, not_found
 from services.kit.ids import parse_id
 
 GUEST = common_pb2.ROLE_UNSPECIFIED
+DIGITS = re.compile("[0-9]{1,18}")
 
 
 def object_id(text: str) -> str:
@@ -24,6 +26,13 @@ def object_id(text: str) -> str:
     if found is None:
         raise not_found()
     return str(found)
+
+
+def digits(text: str) -> str:
+    """Text of ASCII digits as it is; anything else is a ValueError."""
+    if DIGITS.fullmatch(text) is None:
+        raise ValueError("must be a whole number, written in digits")
+    return text
 
 
 UUID_SCHEMA = {"format": "uuid"}
@@ -35,7 +44,9 @@ SessionId = Annotated[
 ]
 MessageId = Annotated[str, Path(description="The message.", json_schema_extra=UUID_SCHEMA), AfterValidator(object_id)]
 TaskId = Annotated[str, Path(description="The task.", json_schema_extra=UUID_SCHEMA), AfterValidator(object_id)]
-Limit = Annotated[int, Query(ge=1, le=200, description="At most this many entries.")]
+# For each integer in a query: pydantic alone also reads `1_0`, `+5`, `1.0`, blanks and the digits of other scripts.
+AsDigits = BeforeValidator(digits)
+Limit = Annotated[int, Query(ge=1, le=200, description="At most this many entries."), AsDigits]
 Cursor = Annotated[
     str | None, Query(description=f"From `next` or `previous`, at most {MAX_CURSOR_CHARACTERS} characters.")
 ]

@@ -13,9 +13,9 @@ from fastapi import Request
 
 from gateway.problems import Problem
 
-WAIT = re.compile(r"wait=\"?(\d{1,9})\"?")
+WAIT = re.compile(r"wait=\"?([0-9]{1,9})\"?")
 IDEMPOTENCY_KEY = re.compile(r"[\x20-\x7e]{1,255}")
-ENTITY_TAG = re.compile(r'"(\d{1,18})"')
+ENTITY_TAG = re.compile(r'"([0-9]{1,18})"')
 NO_VERSION = -1
 
 DESCRIPTIONS = {

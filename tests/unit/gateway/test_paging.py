@@ -1,5 +1,6 @@
 """Lists: limits, filters, links and cursors that can't be made up."""
 
+import re
 from urllib.parse import parse_qs, urlsplit
 
 import httpx
@@ -8,12 +9,28 @@ from backendai.billing.v1 import billing_pb2
 from backendai.chat.v1 import chat_pb2
 from backendai.common.v1 import common_pb2
 
+from gateway.openapi import document
 from gateway.server import Gateway
 from services.kit.errors import InvalidCursor
 from tests.unit.gateway.conftest import FakeServices, client_of
-from tests.unit.gateway.samples import CHATS, CREDITS, MESSAGE, MESSAGES, OTHER_WORKSPACE, SESSION, WORKSPACE, a_session
+from tests.unit.gateway.samples import (
+    CHAT,
+    CHATS,
+    CREDITS,
+    MESSAGE,
+    MESSAGES,
+    OTHER_WORKSPACE,
+    SESSION,
+    WORKSPACE,
+    a_session,
+)
 
-LISTS = {CHATS: "ListSessions", MESSAGES: "ListMessages", f"{CREDITS}usage/": "ListUsage"}
+LISTS = {
+    CHATS: "ListSessions",
+    MESSAGES: "ListMessages",
+    f"{CREDITS}usage/": "ListUsage",
+    f"{CHAT}shares/": "ListShares",
+}
 BOTH = common_pb2.PageInfo(next_token="after:1", previous_token="before:2")
 
 
@@ -22,6 +39,7 @@ def pages(services: FakeServices) -> None:
     """Every list has neighbours."""
     services.answers["ListSessions"] = chat_pb2.ListSessionsResponse(sessions=[a_session()], page=BOTH)
     services.answers["ListMessages"] = chat_pb2.ListMessagesResponse(page=BOTH)
+    services.answers["ListShares"] = chat_pb2.ListSharesResponse(page=BOTH)
     services.answers["ListUsage"] = billing_pb2.ListUsageResponse(page=BOTH)
 
 
@@ -42,7 +60,27 @@ async def test_the_ends_of_a_list_have_no_links(client: httpx.AsyncClient, servi
     assert services.requests("ListSessions")[0].page == common_pb2.PageRequest(limit=50)
 
 
-@pytest.mark.parametrize("limit", ["0", "-1", "201", "1000000000", "1.5", "x", "", "1e2", "NaN", "9" * 5_000])
+NO_LIMITS = ["0", "-1", "201", "1000000000", "1.5", "x", "", "1e2", "NaN", "9" * 5_000]
+# Most of these are numbers to Python or to pydantic.
+SPELLINGS = [
+    "1_0",
+    "+5",
+    " 5",
+    "5 ",
+    "\t5",
+    "5\n",
+    "1.0",
+    "５",
+    "٥",
+    "²",
+    "0x5",
+    "5,0",
+    "--5",
+    "true",
+]
+
+
+@pytest.mark.parametrize("limit", NO_LIMITS + SPELLINGS)
 @pytest.mark.parametrize("path", LISTS)
 async def test_a_limit_that_is_none_is_422(
     client: httpx.AsyncClient, services: FakeServices, path: str, limit: str
@@ -50,6 +88,19 @@ async def test_a_limit_that_is_none_is_422(
     answer = await client.get(path, params={"limit": limit})
     assert (answer.status_code, answer.json()["errors"][0]["pointer"]) == (422, "/limit")
     assert services.requests(LISTS[path]) == []
+
+
+def test_every_number_in_a_query_is_one_that_the_test_above_tries(gateway: Gateway) -> None:
+    numbers = {
+        (path, parameter["name"])
+        for path, operations in document(gateway.app)["paths"].items()
+        for operation in operations.values()
+        for parameter in operation.get("parameters", ())
+        if parameter["in"] == "query" and re.search("'type': '(integer|number|boolean)'", str(parameter["schema"]))
+    }
+    ids = {WORKSPACE: "{workspace_id}", SESSION: "{session_id}"}
+    tried = {re.sub("|".join(ids), lambda found: ids[found[0]], path) for path in LISTS}
+    assert numbers == {(path, "limit") for path in tried}
 
 
 @pytest.mark.parametrize("cursor", ["", "x", "after:1", "é", "\0", ".", "x" * 5_000, "ImFmdGVyOjEi.AAAA"])
