@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+from copy import copy
 from importlib.metadata import files
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,9 @@ from typing import Any
 import orjson
 from fastapi import FastAPI, Request, Response
 from fastapi.openapi.utils import get_openapi
+from fastapi.routing import APIRoute
 from pydantic import TypeAdapter
+from starlette.routing import BaseRoute
 
 from gateway.contract import complete
 from gateway.problems import ProblemOut
@@ -53,7 +56,12 @@ START = """SwaggerUIBundle({
 def document(app: FastAPI) -> dict[str, Any]:
     """The document: every private route wants a bearer token, every problem is one schema."""
     made = get_openapi(
-        title=app.title, version=app.version, description=DESCRIPTION, tags=TAGS, routes=app.routes, summary=app.summary
+        title=app.title,
+        version=app.version,
+        description=DESCRIPTION,
+        tags=TAGS,
+        routes=[_without_head(route) for route in app.routes],
+        summary=app.summary,
     )
     schemas = made.setdefault("components", {}).setdefault("schemas", {})
     problem = TypeAdapter(ProblemOut).json_schema(ref_template="#/components/schemas/{model}")
@@ -62,6 +70,14 @@ def document(app: FastAPI) -> dict[str, Any]:
     made["components"]["securitySchemes"] = {"bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}}
     made["security"] = [{"bearer": []}]
     return complete(made)
+
+
+def _without_head(route: BaseRoute) -> BaseRoute:
+    """The same route without HEAD, which would repeat each GET operation under the same id."""
+    described = copy(route)
+    if isinstance(described, APIRoute):
+        described.methods = (described.methods or set()) - {"HEAD"}
+    return described
 
 
 def render(app: FastAPI) -> bytes:

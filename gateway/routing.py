@@ -1,4 +1,4 @@
-"""What stands before every private route: the caller is known and the body parsed before anything else is done."""
+"""The classes of routes: HEAD beside GET for all, authentication and a strict reader of bodies for private ones."""
 
 from __future__ import annotations
 
@@ -14,7 +14,18 @@ from gateway.parts import parts_of
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 
-class PrivateRoute(APIRoute):
+class Route(APIRoute):
+    """A route that answers HEAD wherever it answers GET; the server leaves the body out (RFC 9110, section 9.3.2)."""
+
+    answers_head = True
+
+    def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
+        super().__init__(path, endpoint, **options)
+        if self.answers_head and self.methods and "GET" in self.methods:
+            self.methods.add("HEAD")
+
+
+class PrivateRoute(Route):
     """A route for callers with a valid token; a body is read only for them."""
 
     def get_route_handler(self) -> Handler:

@@ -23,12 +23,12 @@ STREAMED: dict[str, Any] = {
     "and one of `completed`, `failed` and `cancelled`, with ids to resume from.",
     "content": {MEDIA_TYPE: {"schema": {"type": "string"}}},
 }
-EVENT_ID = re.compile(r"(\d{1,9})\.(\d{1,15})")
+EVENT_ID = re.compile(r"([0-9]{1,9})\.([0-9]{1,15})")
 
 
 def wants_events(request: Request) -> bool:
-    """Whether Accept names the media type, and likes JSON no better."""
-    return prefers(request, MEDIA_TYPE)
+    """True if Accept lists the media type with at least JSON's quality. HEAD gets the headers of the JSON answer."""
+    return request.method != "HEAD" and prefers(request, MEDIA_TYPE)
 
 
 def last_event_id(request: Request) -> str:

@@ -11,8 +11,9 @@ from gateway.answers import answer
 from gateway.openapi import PUBLIC
 from gateway.parts import parts_of
 from gateway.problems import problems, unavailable
+from gateway.routing import Route
 
-router = APIRouter(tags=["health"])
+router = APIRouter(tags=["health"], route_class=Route)
 
 
 class AliveOut(TypedDict):

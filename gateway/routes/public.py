@@ -9,7 +9,6 @@ from typing import Annotated, Any
 import grpc
 from backendai.chat.v1 import chat_pb2 as pb
 from fastapi import APIRouter, Path, Request, Response
-from fastapi.routing import APIRoute
 from pydantic import AfterValidator, WithJsonSchema
 from typing_extensions import TypedDict
 
@@ -20,7 +19,7 @@ from gateway.calls import UUID_SCHEMA, object_id
 from gateway.openapi import PUBLIC
 from gateway.parts import parts_of
 from gateway.problems import Problem, of_call, problems, response_of
-from gateway.routing import Handler
+from gateway.routing import Handler, Route
 
 # Whoever has the link may read; nobody else is to learn of it, not from a search engine and not from a cache.
 HEADERS = {
@@ -33,7 +32,7 @@ HEADERS = {
 _printer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="pages")
 
 
-class PublicRoute(APIRoute):
+class PublicRoute(Route):
     """A route for people too: what fails is told in the form that was asked for, and under the same headers."""
 
     def get_route_handler(self) -> Handler:

@@ -18,7 +18,14 @@ from gateway.problems import Problem, problems
 from gateway.routing import PrivateRoute
 from services.kit.money import to_credits
 
-router = APIRouter(prefix="/api/workspaces/{workspace_id}/translate", tags=["translate"], route_class=PrivateRoute)
+
+class PaidRoute(PrivateRoute):
+    """A route whose GET spends credits. HEAD is 405: clients expect it to cost nothing."""
+
+    answers_head = False
+
+
+router = APIRouter(prefix="/api/workspaces/{workspace_id}/translate", tags=["translate"], route_class=PaidRoute)
 
 # What a translation needs beside the provider's time: the hold, the settlement and the way.
 SPARE_SECONDS = 15.0

@@ -24,12 +24,13 @@ class Answer:
         return str(problem["code"])
 
 
-async def read_answer(reader: asyncio.StreamReader) -> Answer:
+async def read_answer(reader: asyncio.StreamReader, *, has_body: bool = True) -> Answer:
     """The next answer, which must come soon."""
     async with asyncio.timeout(5):
         head = await reader.readuntil(b"\r\n\r\n")
         found = Answer(head[:-4], b"")
-        found.body = await reader.readexactly(int(found.headers.get("content-length", "0")))
+        if has_body:
+            found.body = await reader.readexactly(int(found.headers.get("content-length", "0")))
         return found
 
 

@@ -110,12 +110,12 @@ async def test_a_path_that_is_none_is_404(client: httpx.AsyncClient, path: str) 
 @pytest.mark.parametrize(
     ("method", "path", "allowed"),
     [
-        ("TRACE", CHATS, "GET, POST"),
-        ("DELETE", CHATS, "GET, POST"),
-        ("OPTIONS", CHATS, "GET, POST"),
-        ("POST", f"{CHATS}{WORKSPACE}/", "DELETE, GET, PATCH, PUT"),
-        ("PUT", STATUS, "DELETE, GET"),
-        ("POST", "/healthz", "GET"),
+        ("TRACE", CHATS, "GET, HEAD, POST"),
+        ("DELETE", CHATS, "GET, HEAD, POST"),
+        ("OPTIONS", CHATS, "GET, HEAD, POST"),
+        ("POST", f"{CHATS}{WORKSPACE}/", "DELETE, GET, HEAD, PATCH, PUT"),
+        ("PUT", STATUS, "DELETE, GET, HEAD"),
+        ("POST", "/healthz", "GET, HEAD"),
     ],
 )
 async def test_a_method_that_a_path_lacks_is_405_and_names_those_it_has(

@@ -55,7 +55,7 @@ async def test_what_is_not_http_is_a_problem_too(port: int, data: bytes) -> None
 
 async def test_trace_is_405(port: int) -> None:
     answer = await exchange(port, f"TRACE {CHATS} HTTP/1.1\r\n{AUTH}\r\n".encode())
-    assert (answer.status, answer.code, answer.headers["allow"]) == (405, "method_not_allowed", "GET, POST")
+    assert (answer.status, answer.code, answer.headers["allow"]) == (405, "method_not_allowed", "GET, HEAD, POST")
 
 
 async def test_a_64_kib_token_is_431(port: int) -> None:
