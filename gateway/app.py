@@ -12,6 +12,7 @@ from starlette.routing import Match
 from starlette.types import Receive, Scope, Send
 
 from gateway import openapi, problems
+from gateway.cors import Cors
 from gateway.edge import Edge
 from gateway.parts import Parts
 from gateway.routes import chats, credits, health, messages, models, public, shares, speech, tasks, translate, users
@@ -22,14 +23,14 @@ VERSION = "0.1.0"
 RESOURCES = (messages, tasks, chats, shares, credits, speech, translate, models, users, public, health)
 
 
-def create_app(parts: Parts, *, draining: asyncio.Event) -> FastAPI:
+def create_app(parts: Parts, *, draining: asyncio.Event, cors: Cors) -> FastAPI:
     """The application over these parts."""
     app = routed_app()
     app.state.parts = parts
     openapi.install(app)
     problems.install(app)
     app.router.default = _not_found
-    app.add_middleware(Edge, draining=draining)
+    app.add_middleware(Edge, draining=draining, cors=cors)
     return app
 
 

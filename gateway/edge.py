@@ -12,6 +12,7 @@ import structlog
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from gateway.cors import Cors
 from gateway.metrics import HTTP_SECONDS
 from gateway.problems import Problem, internal, response_of, unavailable, uri_too_long
 from services.kit import telemetry
@@ -41,8 +42,8 @@ def request_id_of(headers: Iterable[tuple[bytes, bytes]]) -> str:
 class Edge:
     """Pure ASGI. Once `draining` is set, every answer asks its client to open its next connection elsewhere."""
 
-    def __init__(self, app: ASGIApp, *, draining: asyncio.Event, max_requests: int = MAX_REQUESTS) -> None:
-        self._app, self._draining, self._max_requests = app, draining, max_requests
+    def __init__(self, app: ASGIApp, *, draining: asyncio.Event, cors: Cors, max_requests: int = MAX_REQUESTS) -> None:
+        self._app, self._draining, self._cors, self._max_requests = app, draining, cors, max_requests
         self._running: set[object] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -75,7 +76,8 @@ class Edge:
                 seconds = time.perf_counter() - started_at
                 HTTP_SECONDS.labels(_method(scope), _route(scope), status).observe(seconds)
                 closing = [(b"connection", b"close")] if self._draining.is_set() else []
-                message = {**message, "headers": [*message["headers"], *extra, *closing]}
+                headers = [*message["headers"], *extra, *closing]
+                message = {**message, "headers": self._cors.added(headers, request=scope["headers"])}
             await send(message)
 
         slot = object()
@@ -84,7 +86,8 @@ class Edge:
         scope["release_slot"] = partial(self._running.discard, slot)
         try:
             refusal = self._refusal(scope)
-            app = self._app if refusal is None else response_of(refusal, request_id)
+            answer = self._cors.preflight(scope) if refusal is None else response_of(refusal, request_id)
+            app = self._app if answer is None else answer
             await app(scope, receive, tell)
         except ClientDisconnect:
             log.debug("client_gone", request_id=request_id)

@@ -8,6 +8,7 @@ from typing import Any
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from gateway.cors import Cors
 from gateway.edge import MAX_URL_BYTES
 from gateway.problems import MEDIA_TYPE, Problem, body_of, uri_too_long
 from services.kit.ids import new_id
@@ -24,6 +25,10 @@ class BoundedProtocol(HttpToolsProtocol):
 
     _head_bytes = _unwanted_bytes = 0
     _head_timer: asyncio.TimerHandle | None = None
+
+    def __init__(self, *args: Any, cors: Cors, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._cors = cors
 
     def connection_made(self, transport: Any) -> None:
         """A new connection has so long to send its first head."""
@@ -124,11 +129,15 @@ class BoundedProtocol(HttpToolsProtocol):
             return
         request_id = str(new_id())
         body = body_of(problem, request_id)
-        head = (
-            f"content-type: {MEDIA_TYPE}\r\ncontent-length: {len(body)}\r\n"
-            f"x-request-id: {request_id}\r\nconnection: close\r\n\r\n"
-        )
-        self.transport.write(STATUS_LINE[problem.status] + head.encode() + body)
+        headers = [
+            (b"content-type", MEDIA_TYPE.encode()),
+            (b"content-length", b"%d" % len(body)),
+            (b"x-request-id", request_id.encode()),
+            (b"connection", b"close"),
+        ]
+        # The headers that have been parsed: a page is told what is wrong if its Origin was among them.
+        sent = [b"%s: %s\r\n" % header for header in self._cors.added(headers, request=self.headers or ())]
+        self.transport.write(b"".join([STATUS_LINE[problem.status], *sent, b"\r\n", body]))
         self.transport.close()
 
     def _may_answer(self) -> bool:

@@ -6,6 +6,8 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import Iterator
+from functools import partial
+from typing import cast
 
 import uvicorn
 from backendai.billing.v1.billing_pb2_grpc import BillingServiceStub
@@ -16,6 +18,7 @@ from backendai.translate.v1.translate_pb2_grpc import TranslateServiceStub
 from gateway.accounts import Accounts
 from gateway.app import create_app
 from gateway.auth import Authenticator, IssuerKeys, Keys, SharedSecret
+from gateway.cors import Cors
 from gateway.cursors import Cursors
 from gateway.health import Health
 from gateway.jwks import RemoteKeys
@@ -84,7 +87,8 @@ class Gateway:
         self._fetching: asyncio.Task[None] | None = None
         self.bus, self.draining = Bus(settings.nats_url, name="gateway"), asyncio.Event()
         self.parts = self._put_together()
-        self.app = create_app(self.parts, draining=self.draining)
+        self.cors = Cors(settings.origins)
+        self.app = create_app(self.parts, draining=self.draining, cors=self.cors)
 
     def _put_together(self) -> Parts:
         settings = self._settings
@@ -154,7 +158,7 @@ class Gateway:
     def _config(self) -> uvicorn.Config:
         return uvicorn.Config(
             self.app,
-            http=BoundedProtocol,
+            http=cast("type[asyncio.Protocol]", partial(BoundedProtocol, cors=self.cors)),
             ws="none",
             lifespan="off",
             log_config=None,

@@ -17,6 +17,7 @@ import pytest
 from fastapi.routing import APIRoute
 
 from gateway.app import create_app
+from gateway.cors import Cors
 from gateway.parts import Parts
 from tests.audio import SPOKEN
 from tests.integration.stack import Stack, User
@@ -90,7 +91,7 @@ REQUESTS: Mapping[Route, Mapping[str, Any]] = {
 
 def routes() -> set[Route]:
     """All that the gateway serves."""
-    app = create_app(cast("Parts", None), draining=asyncio.Event())
+    app = create_app(cast("Parts", None), draining=asyncio.Event(), cors=Cors())
     found: set[Route] = set()
     for route in app.routes:
         methods = getattr(route, "methods", None) or {"GET"}

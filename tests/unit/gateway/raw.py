@@ -12,7 +12,9 @@ class Answer:
     def __init__(self, head: bytes, body: bytes) -> None:
         lines = head.decode("latin-1").split("\r\n")
         self.status = int(lines[0].split()[1])
-        self.headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines[1:])}
+        headers = [(name.lower(), value.strip()) for name, _, value in (line.partition(":") for line in lines[1:])]
+        self.headers = dict(headers)
+        self.repeated_headers = [name for name in self.headers if [one for one, _ in headers].count(name) > 1]
         self.body = body
 
     @property

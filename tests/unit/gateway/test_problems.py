@@ -8,6 +8,7 @@ import httpx
 import pytest
 from backendai.chat.v1 import chat_pb2
 
+from gateway.cors import Cors
 from gateway.edge import Edge
 from gateway.server import Gateway
 from services.kit.errors import DomainError, Kind
@@ -182,7 +183,7 @@ async def test_too_many_requests_at_once_are_503(gateway: Gateway, services: Fak
 
     services.answers["ListSessions"] = lambda _: slowly()
     gateway.app.user_middleware.clear()
-    gateway.app.add_middleware(Edge, draining=gateway.draining, max_requests=2)
+    gateway.app.add_middleware(Edge, draining=gateway.draining, cors=Cors(), max_requests=2)
     async with client_of(gateway) as client:
         running = [asyncio.create_task(client.get(CHATS)) for _ in range(2)]
         await until(lambda: len(services.requests("ListSessions")) == 2)

@@ -19,6 +19,27 @@ from tests.unit.gateway.samples import SECRET
         {"cursor_secret": "short"},
         {"agent_sync_timeout_s": 0},
         {"gateway_port": 65_536},
+        *(
+            {"cors_allowed_origins": text}
+            for text in (
+                "app.example.com",
+                "https://app.example.com/",
+                "https://app.example.com/chat",
+                "https://app.example.com?x",
+                "https://app.example.com:443",
+                "http://app.example.com:80",
+                "https://app.example.com:0",
+                "https://app.example.com:65536",
+                "https://App.example.com",
+                "https://user@app.example.com",
+                "https://*.example.com",
+                "https://bücher.example",
+                "https://",
+                "null",
+                "https://app.example.com https://b.example.com",
+                "https://app.example.com, x",
+            )
+        ),
     ],
 )
 def test_a_wrong_setting_is_refused(wrong: dict[str, Any]) -> None:
@@ -53,6 +74,22 @@ def test_two_ways_to_know_a_caller_are_one_too_many(monkeypatch: pytest.MonkeyPa
     with pytest.raises(SystemExit, match="and not both") as ended:
         Settings.read()
     assert SECRET not in str(ended.value)
+
+
+def test_origins_are_a_comma_list() -> None:
+    listed = [
+        "https://app.example.com",
+        "http://localhost:3000",
+        "https://app.example.com:8443",
+        "http://127.0.0.1:5173",
+        "http://[::1]:5173",
+        "https://xn--bcher-kva.example",
+        "capacitor://localhost",
+        "chrome-extension://abcdefghijklmnop",
+        "*",
+    ]
+    assert settings_for("127.0.0.1:1", cors_allowed_origins=" , ".join([*listed, ""])).origins == set(listed)
+    assert settings_for("127.0.0.1:1").origins == frozenset()
 
 
 def test_providers_are_a_comma_list() -> None:
