@@ -4,70 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import json
-import sysconfig
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import httpx
 import pytest
-import yaml
 from aiohttp import web
 
-from deploy.local.server import LOOPBACK, Command, Server, bare_environment, free_port
-from deploy.manifests import K8S
+from deploy.local.server import LOOPBACK, free_port
+from tests.traefik import HOST, SNI, TO_HOST, Traefik
 
-TRAEFIK = K8S.parents[1] / "deploy" / "traefik"
-HOST = "chat.example.com"
-# A request to the loopback address that is meant for our host, which the handshake has to say as well.
-TO_HOST, SNI = {"Host": HOST}, {"sni_hostname": HOST}
-BINARY = Path(sysconfig.get_path("scripts")) / "traefik"
 EVENTS, GAP_SECONDS = 8, 0.2
 MIB = 1024 * 1024
-
-
-class Traefik(Server):
-    """Traefik as static.yaml and dynamic/ have it, on other ports, and in a hurry to end."""
-
-    name: ClassVar[str] = "traefik"
-
-    def __init__(self, folder: Path, gateway: str) -> None:
-        super().__init__(folder)
-        self.http_port, self._gateway = free_port(), gateway
-
-    @property
-    def url(self) -> str:
-        """The entry point for clients."""
-        return f"https://{LOOPBACK}:{self.port}"
-
-    @property
-    def command(self) -> Command:
-        """traefik in the foreground."""
-        told = {"PUBLIC_HOST": HOST, "GATEWAY_URL": self._gateway}
-        argv = (str(BINARY), f"--configFile={self.folder / 'static.yaml'}")
-        return Command(argv, env={**bare_environment(), **told}, folder=self.folder)
-
-    def prepare(self) -> None:
-        """Write its static file."""
-        super().prepare()
-        document = yaml.safe_load((TRAEFIK / "static.yaml").read_text())
-        points = document["entryPoints"]
-        for name, port in (("web", self.http_port), ("websecure", self.port), ("internal", free_port())):
-            points[name]["address"] = f"{LOOPBACK}:{port}"
-        points["websecure"]["transport"]["lifeCycle"]["requestAcceptGraceTimeOut"] = "0s"
-        # Shorter than the streams below, which it must not cut.
-        points["websecure"]["transport"]["respondingTimeouts"]["readTimeout"] = "1s"
-        document["providers"]["file"] = {"directory": str(TRAEFIK / "dynamic")}
-        (self.folder / "static.yaml").write_text(yaml.safe_dump(document))
-
-    def is_ready(self) -> bool:
-        """Whether it knows its routes. Asked without TLS: a handshake that is cut leaves a socket behind."""
-        try:
-            return httpx.get(f"http://{LOOPBACK}:{self.http_port}/", headers=TO_HOST).status_code == 301
-        except httpx.HTTPError:
-            return False
 
 
 @dataclass(frozen=True)

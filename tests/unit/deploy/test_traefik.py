@@ -15,16 +15,19 @@ import pytest
 import yaml
 
 from deploy.manifests import K8S, render
-from gateway import bodies, edge, server, uploads
+from gateway import bodies, cors, edge, server, uploads
 from tests.unit.deploy.rendering import Rendering, name_of
 
 ROOT = K8S.parents[1]
 TRAEFIK = ROOT / "deploy" / "traefik"
 HOST = "chat.example.com"
+EDGE = ["hsts", "rate-limit", "in-flight", "strip-headers"]
 RULE = re.compile(r"(Host|PathPrefix|Method)\(`([^`]*)`\)")
+ORIGIN = re.compile(r' *# \{\{ range env "CORS_ALLOWED_ORIGINS" [^}]*\}\}\n(.*?) *# \{\{ end \}\}\n', re.DOTALL)
+IF_ORIGINS = re.compile(r' *# \{\{ if env "CORS_ALLOWED_ORIGINS" \}\}\n(.*?) *# \{\{ end \}\}\n', re.DOTALL)
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS", "TRACE", "CONNECT")
 # The document describes the API; itself and its page are described in README.md.
-DOCUMENT = {"/api/docs": ["get"], "/api/openapi.json": ["get"]}
+DOCUMENT = {"/api/docs": ["GET", "HEAD"], "/api/openapi.json": ["GET", "HEAD"]}
 OPENAPI: dict[str, dict[str, Any]] = json.loads((ROOT / "docs" / "openapi.json").read_text())["paths"]
 STREAM = "text/event-stream"
 
@@ -43,20 +46,28 @@ class Router:
         """What its rule asks of a request."""
         return dict(RULE.findall(self.rule))
 
+    @property
+    def methods(self) -> set[str]:
+        """The methods that it lets in; all when its rule names none."""
+        return {value for kind, value in RULE.findall(self.rule) if kind == "Method"} or set(METHODS)
+
     def matches(self, method: str, path: str) -> bool:
         """Whether a request of our host gets in here."""
-        parts = self.parts
-        return path.startswith(parts["PathPrefix"]) and parts.get("Method", method) == method
+        return path.startswith(self.parts["PathPrefix"]) and method in self.methods
 
 
 @cache
-def dynamic(section: str) -> dict[str, Any]:
-    """A section of the plain install's dynamic files, with the names that Traefik takes without an environment."""
+def dynamic(section: str, origins: str = "") -> dict[str, Any]:
+    """A section of the plain install's dynamic files, as Traefik reads them with this CORS_ALLOWED_ORIGINS alone."""
     found: dict[str, Any] = {}
     for file in sorted((TRAEFIK / "dynamic").glob("*.yaml")):
         text = file.read_text()
         host = re.search(r"""\$host := env "PUBLIC_HOST" \| default "([^"]+)""", text)
-        document = yaml.safe_load(text.replace("{{ $host }}", host[1] if host else ""))
+        text = text.replace("{{ $host }}", host[1] if host else "")
+        text = ORIGIN.sub(
+            lambda each: "".join(each[1].replace("{{ . }}", origin) for origin in origins.split(",")), text
+        )
+        document = yaml.safe_load(IF_ORIGINS.sub(lambda block: block[1] if origins else "", text))
         found |= document.get("http", {}).get(section, {})
         found |= document.get("tls", {}).get(section, {}) if section == "options" else {}
     return found
@@ -77,9 +88,14 @@ def api_routers() -> Iterator[Router]:
     return (router for router in routers().values() if router.entry_points == ["websecure"])
 
 
-def chain(router: Router) -> list[str]:
+def preflights() -> Router:
+    """The one for what browsers ask before a page on another origin sends something."""
+    return routers()["preflights"]
+
+
+def chain(router: Router, origins: str = "") -> list[str]:
     """Its middlewares in their order, with those that stand for several written out."""
-    known = dynamic("middlewares")
+    known = dynamic("middlewares", origins)
     return [
         inner
         for name in router.middlewares
@@ -92,8 +108,10 @@ def documented() -> Iterator[tuple[str, str, dict[str, Any]]]:
     for path, operations in OPENAPI.items():
         for method, operation in operations.items():
             yield method.upper(), path, operation
+            if method == "get":
+                yield "HEAD", path, {}
     for path, methods in DOCUMENT.items():
-        yield from ((method.upper(), path, {}) for method in methods)
+        yield from ((method, path, {}) for method in methods)
 
 
 def example(path: str) -> str:
@@ -108,7 +126,10 @@ def literal_head(path: str) -> str:
 
 @pytest.mark.parametrize("router", routers().values(), ids=routers())
 def test_rules_are_made_of_host_path_prefix_and_method_alone(router: Router) -> None:
-    assert " && ".join(f"{kind}(`{value}`)" for kind, value in RULE.findall(router.rule)) == router.rule
+    found = [f"{kind}(`{value}`)" for kind, value in RULE.findall(router.rule)]
+    methods = " || ".join(one for one in found if one.startswith("Method"))
+    alone = [f"({methods})" if "||" in methods else methods] if methods else []
+    assert " && ".join([found[0], *alone, found[-1]]) == router.rule
     assert router.parts["Host"] == HOST
 
 
@@ -120,7 +141,12 @@ def test_a_documented_request_gets_in_by_exactly_one_router(method: str, path: s
 
 def test_a_prefix_is_as_long_as_the_documented_paths_behind_it_allow() -> None:
     heads = {(literal_head(path), method) for method, path, _operation in documented()}
-    let_in = {(router.parts["PathPrefix"], router.parts["Method"]) for router in api_routers()}
+    let_in = {
+        (router.parts["PathPrefix"], method)
+        for router in api_routers()
+        for method in router.methods
+        if router != preflights()
+    }
     widest = {
         (prefix, method)
         for prefix, method in heads
@@ -133,14 +159,23 @@ def test_a_prefix_is_as_long_as_the_documented_paths_behind_it_allow() -> None:
     "path", ["/", "/metrics", "/api", "/api/", "/api/admin/", "/docs", "/openapi.json", "/internal", "/api/chats/"]
 )
 def test_what_is_not_documented_does_not_get_in(path: str) -> None:
-    assert not [router for router in api_routers() for method in METHODS if router.matches(method, path)]
+    let_in = {method for router in api_routers() for method in METHODS if router.matches(method, path)}
+    assert let_in <= {"OPTIONS"}
 
 
-@pytest.mark.parametrize("prefix", sorted({router.parts["PathPrefix"] for router in api_routers()}))
+def test_preflights_get_to_the_gateway_for_every_path_of_the_api() -> None:
+    assert preflights().methods == {"OPTIONS"}
+    for _method, path, _operation in documented():
+        assert not path.startswith("/api/") or preflights().matches("OPTIONS", example(path))
+
+
+@pytest.mark.parametrize(
+    "prefix", sorted({router.parts["PathPrefix"] for router in api_routers() if router != preflights()})
+)
 def test_methods_that_nothing_behind_a_prefix_has_do_not_get_in(prefix: str) -> None:
     behind = {method for method, path, _operation in documented() if path.startswith(prefix)}
     let_in = {method for method in METHODS for router in api_routers() if router.matches(method, f"{prefix}/")}
-    assert let_in == behind
+    assert let_in - {"OPTIONS"} == behind
 
 
 def test_what_may_answer_with_a_stream_is_never_buffered() -> None:
@@ -158,7 +193,7 @@ def test_what_may_answer_with_a_stream_is_never_buffered() -> None:
 
 def test_only_reads_are_retried() -> None:
     retried = [router for router in api_routers() if "retry" in chain(router)]
-    assert {router.parts["Method"] for router in retried} == {"GET"}
+    assert {method for router in retried for method in router.methods} == {"GET", "HEAD"}
     # What a gateway has answered, with whatever status, is not asked again.
     assert dynamic("middlewares")["retry"]["retry"].keys() == {"attempts", "initialInterval"}
 
@@ -175,7 +210,18 @@ def test_limits_at_the_edge_are_a_little_over_the_gateways_which_can_say_why() -
 
 def test_every_router_of_the_api_has_the_edges_middlewares() -> None:
     for router in api_routers():
-        assert chain(router)[:4] == ["hsts", "rate-limit", "in-flight", "strip-headers"], router
+        assert chain(router)[:4] == EDGE, router
+
+
+def test_with_origins_what_traefik_refuses_can_be_read_and_preflights_are_the_gateways_to_answer() -> None:
+    for router in api_routers():
+        with_cors = chain(router, "https://a.example,https://b.example")
+        assert with_cors == (chain(router) if router == preflights() else ["cors", *chain(router)])
+    assert dynamic("middlewares", "https://a.example,https://b.example")["cors"]["headers"] == {
+        "accessControlAllowOriginList": ["https://a.example", "https://b.example"],
+        "accessControlExposeHeaders": cors.RESPONSE_HEADERS.split(", "),
+        "addVaryHeader": True,
+    }
 
 
 def test_a_client_is_its_address_and_not_what_it_says() -> None:
@@ -252,6 +298,25 @@ def test_both_forms_have_the_same_middlewares(renderings: dict[str, Rendering]) 
     kubernetes = {name_of(one): one["spec"] for one in renderings["traefik"].of("Middleware")}
     inner = [one["name"] for one in kubernetes.pop("edge")["chain"]["middlewares"]]
     assert {**kubernetes, "edge": {"chain": {"middlewares": inner}}} == dynamic("middlewares")
+
+
+def test_both_forms_have_the_same_cors(renderings: dict[str, Rendering]) -> None:
+    rendering = renderings["all components"]
+    kubernetes = {name_of(one): one["spec"] for one in rendering.of("Middleware")}
+    told = rendering.environment(rendering.named("Deployment", "gateway"))
+    plain = dynamic("middlewares", told["CORS_ALLOWED_ORIGINS"])
+    assert kubernetes["cors"] == plain["cors"]
+    assert [one["name"] for one in kubernetes["edge"]["chain"]["middlewares"]] == plain["edge"]["chain"]["middlewares"]
+
+
+def test_origins_are_the_same_for_the_gateway_and_for_traefik(rendering: Rendering) -> None:
+    told = rendering.environment(rendering.named("Deployment", "gateway")).get("CORS_ALLOWED_ORIGINS", "")
+    listed = [
+        origin
+        for one in rendering.of("Middleware")
+        for origin in one["spec"].get("headers", {}).get("accessControlAllowOriginList", [])
+    ]
+    assert ",".join(listed) == told
 
 
 def test_both_forms_have_the_same_tls_and_transport(renderings: dict[str, Rendering]) -> None:
