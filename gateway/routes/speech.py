@@ -46,8 +46,8 @@ FORM: dict[str, Any] = {
                     "additionalProperties": False,
                     "required": [FILE, WORKSPACE],
                     "properties": {
+                        # Raw bytes have no type in OpenAPI 3.1; with "string" generated clients refuse a Blob.
                         FILE: {
-                            "type": "string",
                             "contentMediaType": "application/octet-stream",
                             "description": "flac, mp3, mp4, m4a, mpeg, mpga, oga, ogg, wav or webm, by its content; "
                             "at most 25 MiB.",
