@@ -56,6 +56,14 @@ test: $(VENV)/.dev ## Run every test; ARGS="-k name" picks some.
 test-production: $(VENV)/.dev ## Run the integration tests on two of each service with mutual TLS between them.
 	@TEST_PRODUCTION=1 $(BIN)/python -m pytest tests/integration $(ARGS)
 
+.PHONY: test-clients
+test-clients: $(VENV)/.dev ## Try clients of others: a JDK's HttpClient, openapi-fetch. Needs javac and npm. RECORD=1 keeps what they send.
+	@RECORD="$(RECORD)" $(BIN)/python -m pytest tests/clients --ignore tests/clients/test_browser.py $(ARGS)
+
+.PHONY: test-browser
+test-browser: $(VENV)/.dev ## Try a page on another origin in Chromium. Needs chromium. RECORD=1 keeps what it sends.
+	@RECORD="$(RECORD)" $(BIN)/python -m pytest tests/clients/test_browser.py $(ARGS)
+
 .PHONY: contract
 contract: $(VENV)/.dev ## Try what the OpenAPI document promises against the running system: EXAMPLES=60 SEED=7 tries more.
 	@CONTRACT_EXAMPLES="$(EXAMPLES)" CONTRACT_SEED="$(SEED)" $(BIN)/python -m pytest tests/contract -s $(ARGS)
