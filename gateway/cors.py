@@ -10,7 +10,7 @@ from starlette.types import Scope
 ANY_ORIGIN = "*"
 METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 REQUEST_HEADERS = "Authorization, Content-Type, Idempotency-Key, If-Match, Last-Event-ID, Prefer"
-# Beside what browsers show of every answer: each header that the API documents, and those of rate limits.
+# Browsers show these to a page: each header that the API documents, and those of rate limits.
 RESPONSE_HEADERS = (
     "Location, ETag, Retry-After, X-Request-Id, Preference-Applied, WWW-Authenticate, Allow, "
     "RateLimit, RateLimit-Policy, X-RateLimit-Limit, X-RateLimit-Remaining, X-RateLimit-Reset, "
@@ -23,10 +23,10 @@ Headers = Iterable[tuple[bytes, bytes]]
 
 
 class Cors:
-    """Allows pages on these origins to call the API, without cookies. Changes nothing when there are none.
+    """Allows pages on these origins to call the API, without cookies. Without origins it changes nothing.
 
-    Starlette's CORSMiddleware answers refused preflights in plain text, and sees no answer that is made before or
-    after the app: the request id would be missing on the former, these headers on the latter.
+    Starlette's CORSMiddleware does not fit. It refuses preflights in plain text, and it can't add headers to the
+    answers that `Edge` and the protocol make outside the app.
     """
 
     def __init__(self, origins: Collection[str] = ()) -> None:
@@ -34,7 +34,7 @@ class Cors:
         self._any = ANY_ORIGIN in origins
 
     def preflight(self, scope: Scope) -> Response | None:
-        """The answer to a preflight from an allowed origin, whatever the path; None for other requests."""
+        """Return the answer to a preflight from an allowed origin, for any path. None for other requests."""
         is_preflight = scope["method"] == "OPTIONS" and any(
             name == b"access-control-request-method" for name, _ in scope["headers"]
         )
@@ -48,12 +48,12 @@ class Cors:
         return Response(status_code=204, headers=headers)
 
     def added(self, headers: Headers, *, request: Headers) -> Headers:
-        """An answer's headers with those of CORS for a request with these headers. Names are in lower case."""
+        """Return an answer's headers with those of CORS added. Names of headers are in lower case."""
         if not self._origins:
             return headers
         headers = list(headers)
         vary = b", ".join([*(value for name, value in headers if name == b"vary"), b"Origin"])
-        # Always, so that no cache gives an answer for one origin, or for none, to another.
+        # Vary is always there: a cache must not give the answer to one origin, or to none, to another.
         result = [*(header for header in headers if header[0] != b"vary"), (b"vary", vary)]
         if (origin := self._allowed(request)) is not None:
             result.append((b"access-control-allow-origin", origin))
@@ -61,7 +61,7 @@ class Cors:
         return result
 
     def _allowed(self, request: Headers) -> bytes | None:
-        """The value of Access-Control-Allow-Origin, if the request's origin is allowed."""
+        """Return the value of Access-Control-Allow-Origin if the request's origin is allowed."""
         if self._any:
             return ANY_ORIGIN.encode()
         sent = [value for name, value in request if name == b"origin"]

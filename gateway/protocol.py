@@ -135,7 +135,7 @@ class BoundedProtocol(HttpToolsProtocol):
             (b"x-request-id", request_id.encode()),
             (b"connection", b"close"),
         ]
-        # The headers that have been parsed: a page is told what is wrong if its Origin was among them.
+        # Only the headers parsed so far are known. A page can read the refusal if Origin was among them.
         sent = [b"%s: %s\r\n" % header for header in self._cors.added(headers, request=self.headers or ())]
         self.transport.write(b"".join([STATUS_LINE[problem.status], *sent, b"\r\n", body]))
         self.transport.close()

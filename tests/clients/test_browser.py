@@ -56,7 +56,7 @@ class Pages:
     """The server of the page: an origin of its own."""
 
     url: str
-    told: dict[str, Any] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
     results: asyncio.Queue[Results] = field(default_factory=asyncio.Queue)
 
 
@@ -71,15 +71,15 @@ async def serving(port: int, recording: Path) -> AsyncIterator[Pages]:
     async def page(_: web.Request) -> web.FileResponse:
         return web.FileResponse(PAGE)
 
-    async def told(_: web.Request) -> web.Response:
-        return web.json_response(pages.told)
+    async def settings(_: web.Request) -> web.Response:
+        return web.json_response(pages.settings)
 
     async def audio(_: web.Request) -> web.FileResponse:
         return web.FileResponse(recording)
 
     app = web.Application()
     app.add_routes(
-        [web.get("/", page), web.get("/told.json", told), web.get("/audio", audio), web.post("/results", take)]
+        [web.get("/", page), web.get("/settings.json", settings), web.get("/audio", audio), web.post("/results", take)]
     )
     runner = web.AppRunner(app)
     await runner.setup()
@@ -118,7 +118,7 @@ async def visit(pages: Pages, folder: Path, *, api: str, token: str, steps: Iter
     """What the page met, step by step."""
     chromium = shutil.which("chromium") or shutil.which("chromium-browser")
     assert chromium, "Install Chromium (Debian: apt install chromium)."
-    pages.told = {"api": api, "token": token, "workspace": WORKSPACE, "steps": list(steps), "audio": "/audio"}
+    pages.settings = {"api": api, "token": token, "workspace": WORKSPACE, "steps": list(steps), "audio": "/audio"}
     log = (folder / "chromium.log").open("wb")
     process = await asyncio.create_subprocess_exec(
         *(chromium, *FLAGS, f"--user-data-dir={folder / 'profile'}", "--remote-debugging-port=0", pages.url),

@@ -33,8 +33,8 @@ async def test_it_creates_sends_streams_and_uploads(
 ) -> None:
     stack.script("openai", default={"text": "Paris."})
     stack.script("whisper", default={"text": "Good morning."})
-    async with stack.user(workspace=WORKSPACE) as alice:
-        printed = await run(*client, recorder.url, alice.token, WORKSPACE, recording, folder=tmp_path)
+    async with stack.user("carol", workspace=WORKSPACE) as carol:
+        printed = await run(*client, recorder.url, carol.token, WORKSPACE, recording, folder=tmp_path)
     assert printed.splitlines() == [
         "201 From TypeScript openai owner",
         "Renamed",

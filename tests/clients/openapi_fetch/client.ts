@@ -21,7 +21,7 @@ const authentication: Middleware = {
 const api = createClient<paths>({ baseUrl: url });
 api.use(authentication);
 
-function told(problem: Problem): Error {
+function failure(problem: Problem): Error {
   return new Error(`${problem.status} ${problem.code}: ${problem.detail} ${JSON.stringify(problem.errors ?? [])}`);
 }
 
@@ -30,7 +30,7 @@ async function create(workspace_id: string): Promise<Session> {
     params: { path: { workspace_id }, header: { "Idempotency-Key": crypto.randomUUID() } },
     body: { name: "From TypeScript", temperature: 0.2 },
   });
-  if (error) throw told(error);
+  if (error) throw failure(error);
   console.log(response.status, data.name, data.ai_provider, data.my_permission);
   return data;
 }
@@ -40,7 +40,7 @@ async function change(workspace_id: string, session_id: string): Promise<void> {
     params: { path: { workspace_id, session_id }, header: { "If-Match": "*" } },
     body: { name: "Renamed", status: "active", system_prompt: null },
   });
-  if (error) throw told(error);
+  if (error) throw failure(error);
   console.log(data.name);
 }
 
@@ -49,7 +49,7 @@ async function send(workspace_id: string, session_id: string): Promise<void> {
     params: { path: { workspace_id, session_id } },
     body: { role: "user", content: "What is the capital of France?" },
   });
-  if (error) throw told(error);
+  if (error) throw failure(error);
   if (typeof data === "string") throw new Error("events, which were not asked for");
   if ("ai_messages" in data) {
     const answer: string = data.ai_messages.map((message) => message.content).join("");
@@ -66,7 +66,7 @@ async function poll(workspace_id: string, session_id: string): Promise<void> {
     params: { path: { workspace_id, session_id }, header: { Prefer: "respond-async" } },
     body: { content: "And of Spain?" },
   });
-  if (sent.error) throw told(sent.error);
+  if (sent.error) throw failure(sent.error);
   if (typeof sent.data === "string") throw new Error("events, which were not asked for");
   const { task_id } = sent.data;
   for (;;) {
@@ -74,7 +74,7 @@ async function poll(workspace_id: string, session_id: string): Promise<void> {
       "/api/workspaces/{workspace_id}/chats/{session_id}/messages/agent-task-status/{task_id}/",
       { params: { path: { workspace_id, session_id, task_id } } },
     );
-    if (error) throw told(error);
+    if (error) throw failure(error);
     if (typeof data === "string") throw new Error("events, which were not asked for");
     if (data.status !== "processing") {
       console.log(data.status);
@@ -92,7 +92,7 @@ async function stream(workspace_id: string, session_id: string): Promise<void> {
     body: { content: "And of Italy?" },
     parseAs: "stream",
   });
-  if (error) throw told(error);
+  if (error) throw failure(error);
   if (data === null) throw new Error("no stream");
   const text = await new Response(data).text();
   console.log(text.split("\n").filter((line) => line.startsWith("event: ")).at(-1));
@@ -102,7 +102,7 @@ async function page(workspace_id: string): Promise<void> {
   const { data, error } = await api.GET("/api/workspaces/{workspace_id}/chats/", {
     params: { path: { workspace_id }, query: { limit: 5, scope: "owned", status: "active" } },
   });
-  if (error) throw told(error);
+  if (error) throw failure(error);
   const next: string | null = data.next;
   console.log(data.results.length, next);
 }
@@ -116,7 +116,7 @@ async function upload(workspace_id: string, file: string): Promise<void> {
     body: { audio_file, workspace_id },
     bodySerializer: () => form,
   });
-  if (error) throw told(error);
+  if (error) throw failure(error);
   console.log(response.status, data.text, response.headers.get("X-Speech-Model"));
 }
 

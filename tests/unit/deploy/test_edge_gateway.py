@@ -31,8 +31,8 @@ OFFERS = [
 ]
 
 
-class Door:
-    """A Traefik, and the ports of it and of the gateway behind it."""
+class Proxy:
+    """A Traefik before a gateway whose services are fakes."""
 
     def __init__(self, traefik: Traefik, services: FakeServices) -> None:
         self.traefik, self.services = traefik, services
@@ -65,7 +65,7 @@ def unverified() -> ssl.SSLContext:
 
 
 @asynccontextmanager
-async def door(folder: Path, *, origins: str = "", gateway_url: str | None = None) -> AsyncIterator[Door]:
+async def proxied_gateway(folder: Path, *, origins: str = "", gateway_url: str | None = None) -> AsyncIterator[Proxy]:
     """Traefik before a gateway, with these origins for both; before nothing at another URL."""
     async with fake_services() as services:
         gateway = Gateway(settings_for(services.address, cors_allowed_origins=origins))
@@ -73,7 +73,7 @@ async def door(folder: Path, *, origins: str = "", gateway_url: str | None = Non
             traefik = Traefik(folder, gateway_url or f"http://{LOOPBACK}:{port}", origins=origins)
             await asyncio.to_thread(traefik.start)
             try:
-                yield Door(traefik, services)
+                yield Proxy(traefik, services)
             finally:
                 traefik.kill()
 
@@ -91,31 +91,31 @@ def exposed(answer: Answer) -> set[str]:
 
 
 async def test_a_request_that_offers_an_upgrade_keeps_its_body(tmp_path: Path) -> None:
-    async with door(tmp_path) as way_in:
-        way_in.services.answers["CreateSession"] = chat_pb2.CreateSessionResponse(session=a_session())
+    async with proxied_gateway(tmp_path) as proxy:
+        proxy.services.answers["CreateSession"] = chat_pb2.CreateSessionResponse(session=a_session())
         for offer in OFFERS:
             for framing, body in (
                 (f"Content-Length: {len(BODY)}", BODY),
                 ("Transfer-Encoding: chunked", b"%x\r\n%s\r\n0\r\n\r\n" % (len(BODY), BODY)),
             ):
                 json = "Content-Type: application/json"
-                answer = await way_in.ask("POST", CHATS, AUTH, json, offer, framing, body=body)
+                answer = await proxy.ask("POST", CHATS, AUTH, json, offer, framing, body=body)
                 assert answer.status == 201
-        names = [asked.settings.name for asked in way_in.services.requests("CreateSession")]
+        names = [asked.settings.name for asked in proxy.services.requests("CreateSession")]
     assert names == ["Holidays"] * 2 * len(OFFERS)
 
 
 async def test_head_passes_wherever_get_does(tmp_path: Path) -> None:
-    async with door(tmp_path) as way_in:
+    async with proxied_gateway(tmp_path) as proxy:
         for path in (CHATS, "/healthz", "/readyz", LINK, "/api/openapi.json"):
-            get, head = await way_in.ask("GET", path, AUTH), await way_in.ask("HEAD", path, AUTH)
+            get, head = await proxy.ask("GET", path, AUTH), await proxy.ask("HEAD", path, AUTH)
             assert (head.status, head.headers["content-length"]) == (get.status, get.headers["content-length"])
 
 
 async def test_what_the_gateway_answers_passes_with_its_headers_once(tmp_path: Path) -> None:
-    async with door(tmp_path, origins=f"{PAGE}, {OTHER}") as way_in:
+    async with proxied_gateway(tmp_path, origins=f"{PAGE}, {OTHER}") as proxy:
         for origin in (PAGE, OTHER):
-            preflight = await way_in.ask("OPTIONS", CHATS, *PREFLIGHT, origin=origin)
+            preflight = await proxy.ask("OPTIONS", CHATS, *PREFLIGHT, origin=origin)
             assert (preflight.status, granted(preflight)) == (204, (origin, {"Origin"}))
             assert preflight.headers["access-control-allow-methods"] == METHODS
             assert preflight.headers["x-request-id"]  # the gateway's own
@@ -126,43 +126,43 @@ async def test_what_the_gateway_answers_passes_with_its_headers_once(tmp_path: P
             (307, ("GET", CHATS.rstrip("/"), AUTH)),
             (405, ("POST", f"{CHATS}{SESSION}/", AUTH, "Content-Length: 0")),
         ):
-            answer = await way_in.ask(*asked)
+            answer = await proxy.ask(*asked)
             assert (answer.status, granted(answer)) == (status, (PAGE, {"Origin"}))
             assert exposed(answer) == set(RESPONSE_HEADERS.split(", "))
-        assert granted(await way_in.ask("GET", LINK)) == (PAGE, {"Accept", "Origin"})
-        assert granted(await way_in.ask("GET", CHATS, AUTH, origin=EVIL)) == (None, {"Origin"})
-        assert granted(await way_in.ask("GET", CHATS, AUTH, origin=None)) == (None, {"Origin"})
-        assert (await way_in.ask("OPTIONS", CHATS, *PREFLIGHT, origin=EVIL)).status == 405
+        assert granted(await proxy.ask("GET", LINK)) == (PAGE, {"Accept", "Origin"})
+        assert granted(await proxy.ask("GET", CHATS, AUTH, origin=EVIL)) == (None, {"Origin"})
+        assert granted(await proxy.ask("GET", CHATS, AUTH, origin=None)) == (None, {"Origin"})
+        assert (await proxy.ask("OPTIONS", CHATS, *PREFLIGHT, origin=EVIL)).status == 405
 
 
 @pytest.mark.parametrize("origins", [f"{PAGE},{OTHER}", "*"])
 async def test_a_page_reads_what_traefik_refuses_itself(tmp_path: Path, origins: str) -> None:
     allowed = "*" if origins == "*" else PAGE
-    async with door(tmp_path, origins=origins) as way_in:
-        answers = [await way_in.ask("POST", "/api/transcribe-audio/", "Content-Length: 0") for _ in range(20)]
+    async with proxied_gateway(tmp_path, origins=origins) as proxy:
+        answers = [await proxy.ask("POST", "/api/transcribe-audio/", "Content-Length: 0") for _ in range(20)]
         refused = [answer for answer in answers if answer.status == 429]
         assert refused
         for answer in refused:
             assert granted(answer) == (allowed, {"Origin"})
             assert answer.headers["retry-after"]
             assert "Retry-After" in exposed(answer)
-        large = await way_in.ask("PUT", f"{CHATS}{SESSION}/", AUTH, "Content-Length: 2000000")
+        large = await proxy.ask("PUT", f"{CHATS}{SESSION}/", AUTH, "Content-Length: 2000000")
         assert (large.status, granted(large)) == (413, (allowed, {"Origin"}))
         assert "x-request-id" not in large.headers
-        others = await way_in.ask("PUT", f"{CHATS}{SESSION}/", AUTH, "Content-Length: 2000000", origin=EVIL)
+        others = await proxy.ask("PUT", f"{CHATS}{SESSION}/", AUTH, "Content-Length: 2000000", origin=EVIL)
         assert granted(others)[0] == ("*" if origins == "*" else None)
 
 
 async def test_a_page_reads_that_no_gateway_is_there(tmp_path: Path) -> None:
-    async with door(tmp_path, origins=PAGE, gateway_url=f"http://{LOOPBACK}:{free_port()}") as way_in:
-        answer = await way_in.ask("GET", CHATS, AUTH)
+    async with proxied_gateway(tmp_path, origins=PAGE, gateway_url=f"http://{LOOPBACK}:{free_port()}") as proxy:
+        answer = await proxy.ask("GET", CHATS, AUTH)
         assert answer.status in (502, 503)
         assert granted(answer) == (PAGE, {"Origin"})
 
 
 async def test_without_origins_there_is_no_trace_of_cors(tmp_path: Path) -> None:
-    async with door(tmp_path) as way_in:
+    async with proxied_gateway(tmp_path) as proxy:
         for method, path, headers in (("GET", CHATS, (AUTH,)), ("OPTIONS", CHATS, PREFLIGHT)):
-            answer = await way_in.ask(method, path, *headers)
+            answer = await proxy.ask(method, path, *headers)
             assert not [name for name in answer.headers if name.startswith("access-control")]
             assert granted(answer) == (None, set())
