@@ -94,7 +94,7 @@ async def keys(issuer: Issuer, clock: Clock) -> AsyncIterator[RemoteKeys]:
 
 
 def signed(key: Any, algorithm: str, kid: str | None, **headers: Any) -> str:
-    claims = {"sub": "alice", "exp": int(time.time()) + 60, "workspaces": {WORKSPACE: "owner"}}
+    claims = {"sub": "alice", "exp": int(time.time()) + 7_200, "workspaces": {WORKSPACE: "owner"}}
     return jwt.encode(claims, key, algorithm, headers={"kid": kid, **headers} if kid else headers)
 
 
@@ -120,7 +120,7 @@ def rsa_public_pem() -> bytes:
 
 def hs256_with_the_public_key() -> str:
     encoded = jwt.utils.base64url_encode
-    claims = json.dumps({"sub": "alice", "exp": int(time.time()) + 60}).encode()
+    claims = json.dumps({"sub": "alice", "exp": int(time.time()) + 7_200}).encode()
     body = encoded(b'{"alg":"HS256","kid":"rsa"}') + b"." + encoded(claims)
     signature = jwt.algorithms.HMACAlgorithm(jwt.algorithms.HMACAlgorithm.SHA256).sign(body, rsa_public_pem())
     return (body + b"." + encoded(signature)).decode()
