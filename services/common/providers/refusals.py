@@ -45,6 +45,11 @@ class Refusal:
     headers: Mapping[str, str] = field(default_factory=dict)
     is_html: bool = False
 
+    @property
+    def text(self) -> str:
+        """The message and the codes, for what vendors put into either."""
+        return "\n".join([self.message, *self.codes])
+
 
 @dataclass(frozen=True, slots=True)
 class Rule:
@@ -69,7 +74,7 @@ class Rule:
             return True
         if not self.codes.isdisjoint(refusal.codes):
             return True
-        return self.wording is not None and self.wording.search(refusal.message) is not None
+        return self.wording is not None and self.wording.search(refusal.text) is not None
 
 
 def _any_of(*patterns: str) -> re.Pattern[str]:
@@ -86,6 +91,8 @@ RULES: tuple[Rule, ...] = (
         ProviderNoMoney,
         codes=frozenset(
             {
+                "Arrearage",
+                "exceeded_current_quota_error",
                 "insufficient_quota",
                 "insufficient_balance",
                 "insufficient_credits",
@@ -96,9 +103,12 @@ RULES: tuple[Rule, ...] = (
         ),
         wording=_any_of(
             r"credit balance is too low",
-            r"insufficient (account )?(balance|credits?|funds)",
-            r"(requires|need) more credits",
-            r"out of credits",
+            r"insufficient (account )?(balance|credits?|funds)|balance is insufficient|余额不足",
+            r"(requires|need) more credits|requires billing",
+            r"(out of|used all available|not have any|n't have any|not enough|no) credits",
+            r"credits (are|have been|is) (depleted|exhausted|used up)|credit limit exceeded",
+            r"reached your specified (api )?usage limits",
+            r"make sure your account is in good standing",
             r"billing hard limit",
             r"account is not active, please check your billing",
             r"exceeded your current balance",
@@ -124,6 +134,10 @@ RULES: tuple[Rule, ...] = (
                 "content_filtered",
                 "content_filter_error",
                 "contentFilter",
+                "BLOCKLIST",
+                "PROHIBITED_CONTENT",
+                "RECITATION",
+                "SAFETY",
                 "data_inspection_failed",
                 "DataInspectionFailed",
                 "invalid_prompt",
@@ -137,14 +151,17 @@ RULES: tuple[Rule, ...] = (
         ),
         wording=_any_of(
             r"flagged as potentially violating",
-            r"(input|prompt|request|content|message)s? (was|were|has been|have been) flagged",
+            r"(input|prompt|request|content|message)s? (was|were|is|has been|have been) flagged",
+            r"\bflagged (by|for|as)\b",
             r"requires moderation",
             r"content exists risk",
             r"content[ -]filter(ing|ed)?\b(?! (is|are) not supported)",
             r"content management policy",
             r"(safety|moderation) system",
             r"violat\w+ (of )?(\S+ ){0,4}(usage|content|safety|use) (polic|guideline)",
-            r"inappropriate content",
+            r"inappropriate content|sensitive (content|information|words)|SensitiveContent|new_sensitive|敏感",
+            r"considered high risk|\bguardrail",
+            r"(content|prompt|response|output|input) (was|is|has been) blocked",
             r"blocked (by|for|due to) (\S+ ){0,3}(safety|moderation|policy|prohibited)",
             r"failed (the )?safety check",
         ),
@@ -167,12 +184,12 @@ RULES: tuple[Rule, ...] = (
         ),
         wording=_any_of(
             r"(maximum|max|available|model's|model) (context|prompt) (length|window|size)",
-            r"context (length|window|size|limit) (of|is|has been|was|limit|exceeded)",
-            r"exceed\w* (\S+ ){0,4}(context|max_model_len|token limit|max(imum)? (length|prompt))",
+            r"context (length|window|size|limit) (of|is|has been|was|limit|exceed\w*)",
+            r"exceed\w* (\S+ ){0,4}(context|max_model_len|token limit|model limit|max(imum)? (length|prompt))",
             r"(longer|larger|greater|more) than (\S+ ){0,4}(context|maximum model length|max_model_len)",
             r"maximum (model|input|sequence) length",
             r"(prompt|input|message|messages|conversation|request) (is|are) too long",
-            r"prompt too long",
+            r"(prompt|input) too (long|large)|request body too large",
             r"too many (input |prompt )?tokens",
             r"too large for model with",
             r"input (token|length|tokens).{0,80}exceed",

@@ -79,6 +79,17 @@ HTML = b"<!DOCTYPE html><html><head><title>403 Forbidden</title></head><body>Blo
         ),
         (402, openai("Insufficient Balance", "invalid_request_error", "unknown_error"), "provider_no_money", False),
         (402, b"", "provider_no_money", False),
+        *(
+            (status, openai(message), "provider_no_money", False)
+            for status, message in (
+                (403, "Your newly created team doesn't have any credits yet."),
+                (429, "Your team has either used all available credits or reached its monthly spending limit."),
+                (429, "Your prepayment credits are depleted."),
+                (400, "You have reached your specified API usage limits."),
+                (403, "Sorry, your account balance is insufficient"),
+                (400, "Access denied, please make sure your account is in good standing."),
+            )
+        ),
         # Moderation, in any wording.
         (400, openai("Rejected by our safety system.", "content_policy_violation"), "content_filtered", False),
         (
@@ -103,6 +114,19 @@ HTML = b"<!DOCTYPE html><html><head><title>403 Forbidden</title></head><body>Blo
             "content_filtered",
             False,
         ),
+        *(
+            (status, openai(message), "content_filtered", False)
+            for status, message in (
+                (400, "This content may violate our usage policies."),
+                (403, "Content violates usage guidelines. Failed check: SAFETY_CHECK_TYPE_CSAM"),
+                (400, "The request was rejected because it was considered high risk"),
+                (400, "The request failed because the input text may contain sensitive information."),
+                (400, "系统检测到输入或生成内容可能包含不安全或敏感内容"),
+                (400, "This request has been flagged for potentially high-risk cyber activity."),
+                (400, "The prompt was blocked due to safety."),
+            )
+        ),
+        (400, openai("no", "InputTextSensitiveContentDetected"), "content_filtered", False),
         # Too long a conversation, in each vendor's words.
         *(
             (400, openai(message), "context_too_long", False)
@@ -124,6 +148,11 @@ HTML = b"<!DOCTYPE html><html><head><title>403 Forbidden</title></head><body>Blo
                 "Range of input length should be [1, 30720]",
                 "Invalid request: Your request exceeded model token limit: 8192",
                 "The input (5000 tokens) is longer than the model's context length (4096 tokens).",
+                "Total message token length exceed model limit",
+                "invalid params, context window exceeds limit",
+                "Prompt exceeds max length",
+                "Your input exceeds the context window of this model.",
+                "Requested input length 5000 exceeds maximum input length 4096",
                 "too many tokens: total number of tokens in the prompt cannot exceed 4081",
             )
         ),
