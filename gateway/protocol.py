@@ -48,14 +48,14 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """The head is here in time."""
-        if self.parser.should_upgrade():
+        if self._offers_upgrade():
             return  # `_feed` parses this head again
         self._head_arrived()
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
         """The body is here."""
-        if not self.parser.should_upgrade():
+        if not self._offers_upgrade():
             super().on_message_complete()
 
     def data_received(self, data: bytes) -> None:
@@ -95,14 +95,19 @@ class BoundedProtocol(HttpToolsProtocol):
                 self.parser.feed_data(rest)
                 return
             except HttpParserUpgrade as upgrade:
+                if not self._offers_upgrade():  # CONNECT, which no path has: what follows it is not HTTP
+                    self.cycle.keep_alive = False
+                    return
                 (head_ends_at,) = upgrade.args
                 rest = memoryview(rest)[head_ends_at:]
                 self._parse_head_without_upgrade()
 
+    def _offers_upgrade(self) -> bool:
+        """Whether the head that was parsed is an ordinary request's with an offer, so that it is parsed again."""
+        return self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT"
+
     def _parse_head_without_upgrade(self) -> None:
         method, version = self.parser.get_method(), self.parser.get_http_version()
-        if method == b"CONNECT":  # what follows is not HTTP
-            raise HttpParserError("CONNECT")
         lines = [b"%s %s HTTP/%s" % (method, self.url, version.encode())]
         lines += [b"%s: %s" % header for header in self.headers if header[0] != b"upgrade"]
         self.parser = HttpRequestParser(self)

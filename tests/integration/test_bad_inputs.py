@@ -266,7 +266,16 @@ MEDIA_TYPES = [
 PAGING = [
     Bad(f"GET {path}{query}", 422, "validation_error")
     for path in ("{chats}", "{messages}", "{chat}shares/", "{credits}usage/")
-    for query in ("?limit=0", "?limit=-1", "?limit=1000000000", "?limit=1.5", "?limit=", "?limit=x", "?limit=201")
+    for query in (
+        "?limit=0",
+        "?limit=-1",
+        "?limit=1000000000",
+        "?limit=1.5",
+        "?limit=",
+        "?limit=x",
+        "?limit=201",
+        "?limit=1_0",
+    )
 ] + [
     Bad(f"GET {path}?cursor={cursor}", 400, "invalid_cursor")
     for path in ("{chats}", "{messages}", "{chat}shares/", "{credits}usage/")
@@ -569,7 +578,7 @@ async def raw(
         ("OPTIONS", "*", {400, 404, 405}),
         ("TRACE", "/api/models/", {405}),
         ("CONNECT", "evil.example:443", {400, 404, 405}),
-        ("HEAD", "/api/models/", {405}),
+        ("HEAD", "/api/models/", {401}),
         ("get", "/api/models/", {400, 405}),
         ("G" * 50, "/api/models/", {400, 405}),
         ("GET", "/api/models/ HTTP/1.1\r\nX: y\r\n\r\nGET /", {400, 401}),

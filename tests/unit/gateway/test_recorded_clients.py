@@ -72,7 +72,7 @@ def cuts(data: bytes, how: str) -> list[bytes]:
     head = data.index(b"\r\n\r\n") + 4
     if how == "head and body":
         return [data[:head], data[head:]]
-    step = 199 if how == "small packets" else len(data)
+    step = 997 if how == "small packets" else len(data)
     return [data[at : at + step] for at in range(0, len(data), step)]
 
 

@@ -166,3 +166,12 @@ async def test_another_protocol_is_a_problem_and_nothing_of_it_is_read(
     assert await reader.read() == b""
     writer.close()
     assert "Traceback" not in "".join(capfd.readouterr())
+
+
+@pytest.mark.parametrize("offer", ["", OFFERS[0]])
+async def test_nothing_is_read_behind_a_connect(port: int, offer: str) -> None:
+    reader, writer = await send_in_packets(port, [f"CONNECT {CHATS} HTTP/1.1\r\n{offer}\r\n".encode() + HEALTH, HEALTH])
+    answer = await read_answer(reader)
+    assert (answer.status, answer.code, answer.headers["connection"]) == (405, "method_not_allowed", "close")
+    assert await reader.read() == b""
+    writer.close()
