@@ -69,7 +69,7 @@ contract: $(VENV)/.dev ## Try what the OpenAPI document promises against the run
 	@CONTRACT_EXAMPLES="$(EXAMPLES)" CONTRACT_SEED="$(SEED)" $(BIN)/python -m pytest tests/contract -s $(ARGS)
 
 .PHONY: check
-check: fmt-check lint types arch proto-check proto-breaking grpc-docs-check openapi-check lock-check manifests ## What CI runs besides the tests.
+check: fmt-check lint types arch proto-check proto-breaking grpc-docs-check providers-docs-check openapi-check lock-check manifests ## What CI runs besides the tests.
 
 .PHONY: fmt
 fmt: $(VENV)/.dev ## Format the code and sort its imports.
@@ -137,6 +137,15 @@ grpc-docs: $(VENV)/.dev ## Write docs/grpc.md from the .proto files and the chap
 grpc-docs-check: $(VENV)/.dev ## Writing docs/grpc.md again must change nothing.
 	@$(BIN)/python -m docs.grpc_document | diff -q docs/grpc.md - > /dev/null || { \
 	  echo "docs/grpc.md does not fit the .proto files and its chapters: run make grpc-docs." >&2; exit 1; }
+
+.PHONY: providers-docs
+providers-docs: $(VENV)/.dev ## Write docs/providers.md from the tables of the code and docs/providers.template.md.
+	@$(BIN)/python -m docs.providers_document > docs/providers.md
+
+.PHONY: providers-docs-check
+providers-docs-check: $(VENV)/.dev ## Writing docs/providers.md again must change nothing.
+	@$(BIN)/python -m docs.providers_document | diff -q docs/providers.md - > /dev/null || { \
+	  echo "docs/providers.md does not fit the code: run make providers-docs." >&2; exit 1; }
 
 .PHONY: openapi
 openapi: $(VENV)/.dev ## Write docs/openapi.json from the gateway's routes.

@@ -21,25 +21,46 @@ class Family:
     """Models of one provider, and the parameters that they refuse or ignore."""
 
     provider: str
+    name: str
+    """The models as people name them."""
     models: re.Pattern[str]
     refused: frozenset[str]
     exclusive: tuple[str, str] | None = None
     """Two of which only the first may be sent."""
 
 
-def _family(provider: str, models: str, refused: Collection[str], exclusive: tuple[str, str] | None = None) -> Family:
-    return Family(provider, re.compile(models), frozenset(refused), exclusive)
+def _family(
+    provider: str, name: str, models: str, refused: Collection[str], exclusive: tuple[str, str] | None = None
+) -> Family:
+    return Family(provider, name, re.compile(models), frozenset(refused), exclusive)
 
 
 # From the vendors' documentation; docs/providers.md shows it. Models that are not listed are asked, and the refusal is
 # read. GPT-5.1 and later take sampling parameters when they do not reason, which is their default.
+_REASONING = SAMPLING | PENALTIES | LOGPROBS | {"stop"}
 FAMILIES: tuple[Family, ...] = (
-    _family("openai", r"o\d", SAMPLING | PENALTIES | LOGPROBS | {"stop"}),
-    _family("openai", r"gpt-5(?!-chat)(-(mini|nano|pro|codex)\b|-\d{4}|$)", SAMPLING | PENALTIES | LOGPROBS | {"stop"}),
-    _family("anthropic", r"claude", PENALTIES),
-    _family("anthropic", r"claude-opus-4-[78]|claude-(opus|fable)-5", SAMPLING),
-    _family("anthropic", r"claude-opus-4-[1-6]|claude-(sonnet|haiku)-4-[5-9]", (), exclusive=("temperature", "top_p")),
-    _family("groq", r"", LOGPROBS),
+    _family("openai", "o1, o3, o4 and their variants", r"o\d", _REASONING),
+    _family(
+        "openai",
+        "gpt-5, -mini, -nano, -pro, -codex (not gpt-5-chat, not 5.1 and later)",
+        r"gpt-5(?!-chat)(-(mini|nano|pro|codex)\b|-\d{4}|$)",
+        _REASONING,
+    ),
+    _family("anthropic", "all", r"claude", PENALTIES),
+    _family(
+        "anthropic",
+        "Claude Opus 4.7 and 4.8, Opus 5, Fable 5 and their successors",
+        r"claude-opus-4-[78]|claude-(opus|fable)-5",
+        SAMPLING,
+    ),
+    _family(
+        "anthropic",
+        "Claude Opus 4.1 to 4.6, Sonnet and Haiku from 4.5 on",
+        r"claude-opus-4-[1-6]|claude-(sonnet|haiku)-4-[5-9]",
+        (),
+        exclusive=("temperature", "top_p"),
+    ),
+    _family("groq", "all", r"", LOGPROBS),
 )
 
 

@@ -61,6 +61,8 @@ class Rule:
     codes: frozenset[str] = frozenset()
     wording: re.Pattern[str] | None = None
     html: bool = False
+    examples: tuple[str, ...] = ()
+    """Words that the wording finds, for the documentation."""
     retryable: bool | None = None
     """None: as the error's class says."""
 
@@ -114,6 +116,7 @@ RULES: tuple[Rule, ...] = (
             r"exceeded your current balance",
             r"spending limit",
         ),
+        examples=("credit balance is too low", "insufficient balance", "used all available credits"),
     ),
     Rule("the operator's account at the provider has no money", ProviderNoMoney, statuses=(402,)),
     Rule(
@@ -121,9 +124,16 @@ RULES: tuple[Rule, ...] = (
         ProviderRateLimited,
         statuses=(413,),
         wording=TOKENS_PER_MINUTE,
+        examples=("tokens per minute (TPM)",),
         retryable=False,
     ),
-    Rule("too many tokens per minute", ProviderRateLimited, statuses=(429,), wording=TOKENS_PER_MINUTE),
+    Rule(
+        "too many tokens per minute",
+        ProviderRateLimited,
+        statuses=(429,),
+        wording=TOKENS_PER_MINUTE,
+        examples=("tokens per minute (TPM)",),
+    ),
     Rule(
         "moderation",
         ContentFiltered,
@@ -165,10 +175,12 @@ RULES: tuple[Rule, ...] = (
             r"blocked (by|for|due to) (\S+ ){0,3}(safety|moderation|policy|prohibited)",
             r"failed (the )?safety check",
         ),
+        examples=("flagged as potentially violating", "Content Exists Risk", "blocked by content filtering policy"),
     ),
     Rule(
         "the conversation is too long",
         ContextTooLong,
+        statuses=(400, 404, 413, 422, 500),
         codes=frozenset(
             {
                 "context_length_exceeded",
@@ -201,6 +213,7 @@ RULES: tuple[Rule, ...] = (
             r"input length and `?max_tokens`? exceed",
             r"current length is \d+ while limit is",
         ),
+        examples=("maximum context length is", "prompt is too long", "reduce the length of the messages"),
     ),
     Rule("a request body that is too large", ContextTooLong, statuses=(413,)),
     Rule(
@@ -208,6 +221,7 @@ RULES: tuple[Rule, ...] = (
         ProviderBadResponse,
         codes=frozenset({"tool_use_failed", "tool_call_validation_failed", "output_parse_failed"}),
         wording=_any_of(r"failed to (call|parse) (a )?(function|tool)", r"tool call validation failed"),
+        examples=("Failed to call a function",),
         retryable=True,
     ),
     Rule(
@@ -245,6 +259,7 @@ RULES: tuple[Rule, ...] = (
             r"(country|region|territory|location)[^.]{0,60}not (supported|available|allowed)",
             r"not (supported|available|allowed) in (your|this) (country|region|territory|location)",
         ),
+        examples=("does not have access to model", "Country, region, or territory not supported"),
     ),
     Rule("the key", ProviderAuthFailed, statuses=(401, 403)),
     Rule("the rate", ProviderRateLimited, statuses=(429,)),

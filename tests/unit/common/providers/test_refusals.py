@@ -63,6 +63,7 @@ HTML = b"<!DOCTYPE html><html><head><title>403 Forbidden</title></head><body>Blo
         (413, openai(TPM, "rate_limit_exceeded", "tokens"), "provider_rate_limited", False),
         (429, openai(TPM, "rate_limit_exceeded", "tokens"), "provider_rate_limited", True),
         (429, b"Too Many Requests", "provider_rate_limited", True),
+        (429, openai("You have exceeded the token limit for today"), "provider_rate_limited", True),
         # No money.
         (429, openai("You exceeded your current quota.", "insufficient_quota"), "provider_no_money", False),
         (
