@@ -11,7 +11,7 @@ from google import genai
 from google.genai import types
 
 from services.agent.providers import CONNECT_TIMEOUT_SECONDS, Chunk, Dropped, ModelCall
-from services.agent.providers.adaptation import Adaptation, Refused
+from services.agent.providers.adaptation import Refused, send
 from services.agent.providers.google_reader import GeminiReader
 from services.agent.providers.google_request import Request
 from services.common.providers.errors import broken_connection, silence
@@ -64,7 +64,6 @@ class Google:
         self._proxy = proxy_for(base_url or DEFAULT_BASE_URL)
         self._http: httpx2.AsyncClient | None = None
         self._client: genai.Client | None = None
-        self._adaptation = Adaptation()
 
     def _models(self) -> Any:
         """The SDK's models, made at the first call: its connections belong to the running loop."""
@@ -85,7 +84,7 @@ class Google:
     async def stream(self, call: ModelCall) -> AsyncGenerator[Chunk]:
         """The answer as it is written. See Provider."""
         try:
-            request, response = await self._adaptation.send(Request.of(call), self._post)
+            request, response = await send(Request.of(call), self._post)
             try:
                 for name in request.dropped:
                     yield Dropped(name)

@@ -15,7 +15,7 @@ import openai
 from openai import AsyncOpenAI, AsyncStream, DefaultAioHttpClient
 
 from services.agent.providers import CONNECT_TIMEOUT_SECONDS, Chunk, Dropped, ModelCall
-from services.agent.providers.adaptation import MAX_REMEMBERED, Adaptation, Refused
+from services.agent.providers.adaptation import Refused, send
 from services.agent.providers.openai_reader import ChatCompletionReader
 from services.agent.providers.openai_request import DIALECTS, Form, Request
 from services.common.providers.errors import ProviderError, broken_connection, silence
@@ -49,13 +49,11 @@ class OpenAICompatible:
         )
         # The SDK took them from the environment, and would send them to another vendor.
         self._client.organization = self._client.project = None
-        self._forms: dict[str, Form] = {}
-        self._adaptation = Adaptation()
 
     async def stream(self, call: ModelCall) -> AsyncGenerator[Chunk]:
         """The answer as it is written. See Provider."""
         try:
-            request, response = await self._send(call)
+            request, response = await send(Request.of(call, Form(self._dialect.limit)), self._post)
             try:
                 for name in request.dropped:
                     yield Dropped(name)
@@ -73,17 +71,6 @@ class OpenAICompatible:
                 await response.aclose()
         except (openai.APIError, httpx2.HTTPError, aiohttp.ClientError, Refused) as error:
             raise self._meaning(error) from None
-
-    async def _send(self, call: ModelCall) -> tuple[Request, httpx2.Response]:
-        """Send the call in the form that the server takes, as far as it is known by now."""
-        model = call.settings.model
-        first = Request.of(call, self._forms.get(model) or Form(self._dialect.limit))
-        request, response = await self._adaptation.send(first, self._post)
-        if request.form != first.form:
-            if len(self._forms) >= MAX_REMEMBERED:
-                self._forms.clear()
-            self._forms[model] = request.form
-        return request, response
 
     async def _post(self, request: Request) -> httpx2.Response:
         try:

@@ -49,7 +49,7 @@ DIALECTS: Mapping[str, Dialect] = {
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """How a model of a server wants to be asked. Learned from its refusals, and the same for all who ask."""
+    """How a server wants to be asked."""
 
     limit: str
     streams: bool = True

@@ -448,8 +448,6 @@ async def test_an_organisation_that_may_not_stream_is_asked_without(server: RawS
     assert [body["stream"] for body in server.bodies] == [True, False]
     assert "stream_options" not in server.bodies[1]
     assert stage.told == ["delta:Paris"]
-    await answer_of(on_stage(openai))
-    assert [body["stream"] for body in server.bodies[2:]] == [False]
 
 
 async def test_text_beyond_geminis_last_report_is_estimated_when_it_is_cancelled(
@@ -560,14 +558,8 @@ async def test_a_parameter_that_the_provider_refuses_is_left_out_of_one_more_try
     assert (await answer_of(stage)).content == "hi"
     assert set(server.bodies[0]) - set(server.bodies[1]) == {name}
     assert stage.run.warnings == (TaskWarning("parameter_dropped", name),)
-    # The next turn of the same settings knows; other settings are not touched by it.
-    again = on_stage(openai, **fields)
-    await answer_of(again)
-    assert name not in server.bodies[2]
-    assert dropped(again) == [name]
-    other = on_stage(openai, **rich(**{"temperature": 0.3} if name == "temperature" else {"temperature": 0.2}))
-    await answer_of(other)
-    assert server.bodies[3]["temperature"] == (0.3 if name == "temperature" else 0.2)
+    await answer_of(on_stage(openai, **fields))
+    assert name in server.bodies[2], "what one session was refused must not change another's request"
 
 
 async def test_a_parameter_that_gemini_refuses_is_left_out_of_one_more_try(server: RawServer, google: Provider) -> None:
@@ -685,8 +677,6 @@ async def test_a_server_that_refuses_the_name_of_the_limit_is_asked_by_the_older
     assert sent in server.bodies[1]
     assert "max_completion_tokens" not in server.bodies[1]
     assert stage.run.warnings == ()
-    await answer_of(on_stage(openai))
-    assert sent in server.bodies[2]
 
 
 async def test_a_server_that_refuses_stream_options_is_asked_without(server: RawServer, openai: Provider) -> None:
