@@ -41,8 +41,8 @@ certs: $(VENV)/.local ## Make certificates for a trial of mutual TLS between the
 	@$(BIN)/python -m deploy.local.certs
 
 .PHONY: migrate
-migrate: $(VENV)/.local ## Bring the database that DATABASE_URL names up to date.
-	@test -n "$$DATABASE_URL" || { echo "Set DATABASE_URL to the database to migrate (make up migrates its own)." >&2; exit 1; }
+migrate: $(VENV)/.local ## Bring the database that MIGRATION_DATABASE_URL or DATABASE_URL names up to date.
+	@test -n "$$MIGRATION_DATABASE_URL$$DATABASE_URL" || { echo "Set DATABASE_URL to the database to migrate (make up migrates its own)." >&2; exit 1; }
 	$(BIN)/python -m services.billing.migrations
 	$(BIN)/python -m services.chat.migrations
 

@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 import pytest
 
 from deploy.local.postgres import FAST
-from services.kit import migrations
+from services.kit.postgres import migrations
 from tests import servers
 from tests.servers import Postgres, new_postgres
 

@@ -25,7 +25,9 @@ NEEDS = {
     "speech": ("OPENAI_API_KEY",),
     "translate": tuple(f"{name.upper()}_API_KEY" for name in TRANSLATORS),
 }
-PRIVATE = {name for names in NEEDS.values() for name in names}
+# Of migrations alone.
+MIGRATION_DATABASE_URL = "MIGRATION_DATABASE_URL"
+PRIVATE = {MIGRATION_DATABASE_URL, *(name for names in NEEDS.values() for name in names)}
 
 
 @dataclass(frozen=True)
@@ -53,9 +55,12 @@ def environment(settings: Settings, data: DataDirectory, backends: Backends) -> 
     }
     if not settings.auth_jwks_url:
         defaults["AUTH_JWT_SECRET"] = data.secret("auth_jwt")
+    given = inherited()
+    if settings.database_url is None:  # what it names is not the database that is started here
+        given.pop(MIGRATION_DATABASE_URL, None)
     return {
         **defaults,
-        **inherited(),
+        **given,
         "DATABASE_URL": backends.database_url,
         "NATS_URL": backends.nats_url,
         "LOCAL_BASE_URL": backends.local_base_url,

@@ -90,5 +90,5 @@ async def main(settings: AgentSettings, stop: asyncio.Event) -> None:
 
 
 if __name__ == "__main__":
-    settings = AgentSettings()
+    settings = AgentSettings.read()
     process.run("agent", settings, partial(main, settings))

@@ -14,11 +14,11 @@ from services.billing.settings import Settings
 from services.billing.store import Store
 from services.billing.usecases import Billing
 from services.kit import process
-from services.kit.db import is_down
 from services.kit.grpc_server import Server, serve
 from services.kit.logs import where
 from services.kit.money import to_nano
-from services.kit.pg import Database
+from services.kit.postgres.errors import is_down
+from services.kit.postgres.pool import Database
 from services.kit.tls import Tls
 
 SWEEP_SECONDS = 2.0
@@ -31,7 +31,10 @@ async def main(settings: Settings, stop: asyncio.Event) -> None:
     """Put the parts together and serve until `stop`. Without Postgres every call is UNAVAILABLE until it is there."""
     tls = Tls.of(settings.grpc_tls_dir)
     database = Database(
-        settings.database_url.get_secret_value(), pool_size=settings.billing_database_pool, application="billing"
+        settings.database_url.get_secret_value(),
+        pool_size=settings.billing_database_pool,
+        application="billing",
+        prepared_statements=settings.database_prepared_statements,
     )
     billing = Billing(
         store=Store(database),
@@ -82,5 +85,5 @@ def _today() -> date:
 
 
 if __name__ == "__main__":
-    chosen = Settings()
+    chosen = Settings.read()
     process.run("billing", chosen, lambda stop: main(chosen, stop))

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pydantic import Field
 
-from services.kit.settings import DatabaseSettings
+from services.kit.postgres.settings import DatabaseSettings
 
 
 class Settings(DatabaseSettings):

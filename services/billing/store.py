@@ -38,7 +38,7 @@ from services.kit.errors import InvalidArgument, InvalidCursor
 from services.kit.ids import parse_id
 from services.kit.money import NANO, Tier
 from services.kit.paging import Page, PageQuery, page_of
-from services.kit.pg import Database
+from services.kit.postgres.pool import CHORE_SECONDS, Database
 
 SWEEP_BATCH = 1_000
 MAX_INT64 = 2**63 - 1
@@ -316,12 +316,13 @@ class Store:
 
     async def sum_held(self) -> int:
         """Nano-credits set aside in all accounts; reads them all."""
-        (row,) = await self._database.fetch(SUM_HELD)
+        (row,) = await self._database.fetch(SUM_HELD, seconds=CHORE_SECONDS)
         return int(row["held_nano"])
 
     async def find_expired(self) -> list[HoldId]:
         """Open holds past their time, oldest first, at most SWEEP_BATCH."""
-        return [row["id"] for row in await self._database.fetch(FIND_EXPIRED, {"limit": SWEEP_BATCH})]
+        rows = await self._database.fetch(FIND_EXPIRED, {"limit": SWEEP_BATCH}, seconds=CHORE_SECONDS)
+        return [row["id"] for row in rows]
 
     async def grant(self, grant: Grant) -> Entry:
         """Add credits to an open account. A repeated call returns the first entry, in a second statement."""

@@ -27,10 +27,11 @@ from services.chat.usecases.shares import ShareUseCases
 from services.chat.usecases.turns import TurnUseCases
 from services.kit import process
 from services.kit.bus import Bus
-from services.kit.db import create_engine, is_down
 from services.kit.grpc_client import dial
 from services.kit.grpc_server import Server, serve
-from services.kit.pg import Database
+from services.kit.postgres.engine import create_engine
+from services.kit.postgres.errors import is_down
+from services.kit.postgres.pool import Database
 from services.kit.tls import Tls
 
 
@@ -39,8 +40,9 @@ async def main(settings: Settings, stop: asyncio.Event) -> None:
     tls = Tls.of(settings.grpc_tls_dir)
     # What decides races runs straight on the driver; what is put together from filters and pages runs on the engine.
     url, half = settings.database_url.get_secret_value(), settings.chat_database_pool // 2
-    engine = create_engine(url, pool_size=half, application="chat")
-    database = Database(url, pool_size=half, application="chat")
+    prepared = settings.database_prepared_statements
+    engine = create_engine(url, pool_size=half, application="chat", prepared_statements=prepared)
+    database = Database(url, pool_size=half, application="chat", prepared_statements=prepared)
     bus = Bus(settings.nats_url, name="chat")
     billing = Billing(dial(settings.billing_address, "billing", tls))
     catalogs = Catalogs(
@@ -101,5 +103,5 @@ async def main(settings: Settings, stop: asyncio.Event) -> None:
 
 
 if __name__ == "__main__":
-    chosen = Settings()
+    chosen = Settings.read()
     process.run("chat", chosen, lambda stop: main(chosen, stop))

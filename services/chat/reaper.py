@@ -15,9 +15,9 @@ from services.chat.settler import Settler
 from services.chat.store.runs import RunStore
 from services.chat.store.upkeep import UpkeepStore
 from services.chat.usecases.turns import TurnUseCases
-from services.kit.db import is_down
 from services.kit.errors import DomainError
 from services.kit.logs import where
+from services.kit.postgres.errors import is_down
 
 log = structlog.get_logger()
 

@@ -6,7 +6,7 @@ from typing import Annotated
 from pydantic import Field
 from pydantic_settings import NoDecode
 
-from services.kit.settings import DatabaseSettings
+from services.kit.postgres.settings import DatabaseSettings
 
 
 class Settings(DatabaseSettings):

@@ -15,9 +15,9 @@ from services.chat.domain import Task
 from services.chat.metrics import SETTLEMENTS_POSTPONED
 from services.chat.store.upkeep import Settlement, UpkeepStore, settlement_of
 from services.kit import telemetry
-from services.kit.db import is_down
 from services.kit.errors import DomainError
 from services.kit.logs import where
+from services.kit.postgres.errors import is_down
 
 log = structlog.get_logger()
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Self
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -37,11 +37,8 @@ class ProcessSettings(BaseSettings):
         try:
             return cls()
         except ValidationError as error:
-            wrong = ((".".join(map(str, one["loc"])).upper(), one["msg"]) for one in error.errors(include_input=False))
+            wrong = (
+                (".".join(map(str, one["loc"])).upper(), one["msg"].removeprefix("Value error, "))
+                for one in error.errors(include_input=False)
+            )
             raise SystemExit("\n".join(f"{name}: {text}." if name else f"{text}." for name, text in wrong)) from None
-
-
-class DatabaseSettings(ProcessSettings):
-    """What a process that keeps a schema is told, and all that its migrations need."""
-
-    database_url: SecretStr = Field(description="Postgres, e.g. postgresql://user:password@host:5432/backendai.")

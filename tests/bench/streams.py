@@ -31,7 +31,7 @@ from openai import AsyncOpenAI
 
 from deploy.local.postgres import Postgres
 from deploy.local.server import LOOPBACK, free_port, listens
-from services.kit import migrations
+from services.kit.postgres import migrations
 from tests.integration.stack import ROOT, Stack
 
 WORKSPACES = 8

@@ -31,7 +31,7 @@ import uvloop
 
 from deploy.local.postgres import Postgres
 from deploy.local.server import LOOPBACK, free_port
-from services.kit import migrations
+from services.kit.postgres import migrations
 from tests.fakes.collector import Collector
 from tests.integration.stack import ROOT, Stack
 

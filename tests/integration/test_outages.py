@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from deploy.local.postgres import CRASH_SAFE
-from services.kit import migrations
+from services.kit.postgres import migrations
 from tests.integration.stack import Stack, User
 from tests.integration.test_paid_answer import quiet_credits
 from tests.integration.waiting import until

@@ -7,15 +7,13 @@ from pathlib import Path
 import pytest
 from alembic import command
 from pydantic_settings import BaseSettings
-from sqlalchemy import create_engine
 
-from services.kit import migrations
-from services.kit.db import sqlalchemy_url
+from services.kit.postgres import migrations
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = sorted(
     ".".join(file.relative_to(ROOT).with_suffix("").parts)
-    for pattern in ("gateway/settings.py", "services/*/settings.py", "deploy/local/settings.py")
+    for pattern in ("gateway/settings.py", "services/**/settings.py", "deploy/local/settings.py")
     for file in ROOT.glob(pattern)
 )
 SCHEMAS = sorted(folder.parent.name for folder in ROOT.glob("services/*/migrations"))
@@ -35,7 +33,5 @@ def test_env_example_names_every_setting_and_no_other() -> None:
 
 @pytest.mark.parametrize("schema", SCHEMAS)
 def test_tables_and_migrations_say_the_same(schema: str, database_url: str) -> None:
-    engine = create_engine(sqlalchemy_url(database_url))
-    with engine.connect() as connection:
+    with migrations.migration_engine(database_url).connect() as connection:
         command.check(migrations.config(ROOT / "services" / schema / "migrations", connection))
-    engine.dispose()

@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
-from services.kit.migrations import upgrade
-from services.kit.settings import DatabaseSettings
+from services.kit.postgres.migrations import upgrade
+from services.kit.postgres.settings import MigrationSettings
 
 
 def main() -> None:
     """Upgrade to head. Safe to run from several places at once, and again."""
-    upgrade(Path(__file__).parent, "billing", DatabaseSettings().database_url.get_secret_value())
+    upgrade(Path(__file__).parent, "billing", MigrationSettings.read().url)
 
 
 if __name__ == "__main__":

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from services.chat.store.tables import SCHEMA
-from services.kit.migrations import upgrade
-from services.kit.settings import DatabaseSettings
+from services.kit.postgres.migrations import upgrade
+from services.kit.postgres.settings import MigrationSettings
 
 if __name__ == "__main__":
-    upgrade(Path(__file__).parent, SCHEMA, DatabaseSettings().database_url.get_secret_value())
+    upgrade(Path(__file__).parent, SCHEMA, MigrationSettings.read().url)

@@ -27,7 +27,7 @@ from services.chat.errors import LeaseLost
 from services.chat.metrics import TASKS_ENDED
 from services.chat.store.rows import to_hold, to_settings, to_steps, to_task
 from services.kit.ids import new_id
-from services.kit.pg import Database
+from services.kit.postgres.pool import Database
 from services.kit.text import storable
 
 # Workers race for the queue: each locks other rows, nobody waits. The array makes Postgres pick the rows once.

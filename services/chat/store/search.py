@@ -11,10 +11,10 @@ from services.chat.domain import Session, SessionStatus
 from services.chat.store.rows import to_session
 from services.chat.store.visibility import caller_parameters
 from services.kit.callers import Caller
-from services.kit.db import autocommit
 from services.kit.errors import InvalidCursor
 from services.kit.ids import parse_id
 from services.kit.paging import Page, PageQuery, page_of
+from services.kit.postgres.engine import autocommit
 
 NAME_WEIGHT = 4
 """How much more a word in a name says about a session than one in a message."""

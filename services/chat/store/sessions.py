@@ -39,10 +39,10 @@ from services.chat.store.visibility import (
     visible_sessions,
 )
 from services.kit.callers import Caller
-from services.kit.db import autocommit
 from services.kit.errors import InvalidCursor, NotFound, PermissionDenied
 from services.kit.ids import parse_id
 from services.kit.paging import Page, PageQuery, page_of, to_number
+from services.kit.postgres.engine import autocommit
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)

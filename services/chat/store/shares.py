@@ -11,7 +11,7 @@ from services.chat.store.rows import Fields
 from services.chat.store.visibility import caller_parameters
 from services.kit.callers import Caller
 from services.kit.paging import Page, PageQuery, page_of
-from services.kit.pg import Database
+from services.kit.postgres.pool import Database
 
 OWNED: Final = """
     select s.id from chat.sessions s

@@ -29,9 +29,9 @@ from services.chat.store.tables import messages, sessions, tasks
 from services.chat.store.visibility import caller_parameters, is_visible, permission, visible_from
 from services.kit import telemetry
 from services.kit.callers import Caller
-from services.kit.db import autocommit
 from services.kit.errors import InvalidArgument, NotFound, PermissionDenied
-from services.kit.pg import Database
+from services.kit.postgres.engine import autocommit
+from services.kit.postgres.pool import Database
 
 # The race of two sends: both insert, the second meets the run slot's unique index and inserts nothing. Neither does one
 # with a task id that is taken, in whatever workspace: it meets the primary key. What the caller may do is part of the

@@ -3,14 +3,14 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Final
+from typing import Any, Final, LiteralString
 from uuid import UUID
 
 from services.chat.domain import IDEMPOTENCY_KEY_LIFE, MAX_FAILURES, Task, TaskId, TaskState, Usage, Waiting
 from services.chat.metrics import TASKS_ENDED
 from services.chat.store.rows import to_task
 from services.chat.store.turns import answer_of
-from services.kit.pg import Database
+from services.kit.postgres.pool import CHORE_SECONDS, NO_PARAMETERS, Database, DictRow
 
 ABANDON_STALE: Final = """
     update chat.tasks set state = 'abandoned', updated_at = now()
@@ -122,59 +122,60 @@ class UpkeepStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
+    async def _fetch(self, statement: LiteralString, parameters: Mapping[str, Any] = NO_PARAMETERS) -> list[DictRow]:
+        return await self._database.fetch(statement, parameters, seconds=CHORE_SECONDS)
+
     async def abandon_stale(self, age: timedelta) -> None:
         """Give up turns that were admitted and never accepted."""
-        await self._database.fetch(ABANDON_STALE, {"age": age})
+        await self._fetch(ABANDON_STALE, {"age": age})
 
     async def abandoned(self, limit: int) -> Sequence[TaskId]:
         """Turns given up, whose holds are to be released."""
-        return _ids(await self._database.fetch(ABANDONED, {"limit": limit}))
+        return _ids(await self._fetch(ABANDONED, {"limit": limit}))
 
     async def remove(self, task_ids: Sequence[TaskId]) -> None:
         """Remove turns given up, once their holds are released, and the keys that name them."""
-        await self._database.fetch(REMOVE, {"tasks": list(task_ids)})
+        await self._fetch(REMOVE, {"tasks": list(task_ids)})
 
     async def requeue_expired(self, limit: int) -> Sequence[Waiting]:
         """Queue tasks again whose lease expired."""
-        return _waiting(await self._database.fetch(REQUEUE, {"most": MAX_FAILURES, "limit": limit}))
+        return _waiting(await self._fetch(REQUEUE, {"most": MAX_FAILURES, "limit": limit}))
 
     async def poisoned(self, limit: int) -> Sequence[tuple[TaskId, int]]:
         """Tasks whose lease expired for the last time, with their attempts."""
-        rows = await self._database.fetch(POISONED, {"most": MAX_FAILURES, "limit": limit})
+        rows = await self._fetch(POISONED, {"most": MAX_FAILURES, "limit": limit})
         return [(TaskId(row["id"]), row["attempt"]) for row in rows]
 
     async def unclaimed(self, age: timedelta, limit: int) -> Sequence[Waiting]:
         """Queued tasks to announce again; each is handed out once per `age`."""
-        return _waiting(await self._database.fetch(UNCLAIMED, {"age": age, "limit": limit}))
+        return _waiting(await self._fetch(UNCLAIMED, {"age": age, "limit": limit}))
 
     async def fail_expired_queued(self) -> None:
         """End tasks that no agent took before their deadline."""
-        (row,) = await self._database.fetch(EXPIRED_QUEUED)
+        (row,) = await self._fetch(EXPIRED_QUEUED)
         TASKS_ENDED.labels(TaskState.FAILED, "deadline_exceeded").inc(row["expired"])
 
     async def depths(self) -> Depths:
         """How much there is to do."""
-        (row,) = await self._database.fetch(DEPTHS)
+        (row,) = await self._fetch(DEPTHS)
         return Depths(**row)
 
     async def unsettled(self, age: timedelta, limit: int) -> Sequence[Settlement]:
         """Ended tasks whose settlement has not been seen to."""
-        rows = await self._database.fetch(UNSETTLED, {"age": age, "limit": limit})
+        rows = await self._fetch(UNSETTLED, {"age": age, "limit": limit})
         return [settlement_of(to_task(row, await answer_of(self._database, row))) for row in rows]
 
     async def purge_keys(self) -> None:
         """Forget idempotency keys past their life."""
-        await self._database.fetch(PURGE_KEYS, {"life": IDEMPOTENCY_KEY_LIFE})
+        await self._fetch(PURGE_KEYS, {"life": IDEMPOTENCY_KEY_LIFE})
 
     async def purge_deleted_sessions(self, limit: int) -> None:
         """Remove buried sessions and all in them, once their tasks are settled."""
-        await self._database.fetch(PURGE_SESSIONS, {"limit": limit})
+        await self._fetch(PURGE_SESSIONS, {"limit": limit})
 
     async def mark_settled(self, charged: Sequence[tuple[UUID, int]]) -> None:
         """Note what billing has charged for each task."""
-        await self._database.fetch(
-            SETTLED, {"tasks": [task for task, _ in charged], "charged": [nano for _, nano in charged]}
-        )
+        await self._fetch(SETTLED, {"tasks": [task for task, _ in charged], "charged": [nano for _, nano in charged]})
 
 
 def _ids(rows: Sequence[Mapping[str, Any]]) -> Sequence[TaskId]:

@@ -1,7 +1,6 @@
 """A store on a fresh database."""
 
 from collections.abc import AsyncIterator, Mapping
-from types import MappingProxyType
 from typing import Any, LiteralString
 
 import pytest
@@ -9,8 +8,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.billing.store import Store
 from services.billing.usecases import Billing
-from services.kit.db import create_engine
-from services.kit.pg import Database
+from services.kit.postgres.engine import create_engine
+from services.kit.postgres.pool import NO_PARAMETERS, Database, DictRow
 from tests.unit.billing.factories import billing_over
 
 
@@ -19,10 +18,12 @@ class CountingDatabase(Database):
 
     statements = 0
 
-    async def fetch(self, statement: LiteralString, parameters: Mapping[str, Any] = MappingProxyType({})) -> Any:
+    async def fetch(
+        self, statement: LiteralString, parameters: Mapping[str, Any] = NO_PARAMETERS, *, seconds: float = 3.0
+    ) -> list[DictRow]:
         """Count, then run."""
         self.statements += 1
-        return await super().fetch(statement, parameters)
+        return await super().fetch(statement, parameters, seconds=seconds)
 
 
 @pytest.fixture

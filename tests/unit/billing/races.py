@@ -8,7 +8,7 @@ from uuid import UUID
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from services.kit.db import autocommit
+from services.kit.postgres.engine import autocommit
 
 WITHIN_SECONDS = 10.0
 

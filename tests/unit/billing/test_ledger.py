@@ -13,7 +13,7 @@ from services.billing.errors import HoldReleased, InsufficientCredits
 from services.billing.store import Store
 from services.billing.usecases import Billing
 from services.kit.callers import WorkspaceId
-from services.kit.pg import Database
+from services.kit.postgres.pool import Database
 from tests.unit.billing.factories import WORST_CASE, billing_over, fund, new_hold_id, new_workspace, request
 from tests.unit.billing.ledger import read_books
 

@@ -16,11 +16,11 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from services.billing.servicer import BillingServicer
 from services.billing.usecases import Billing
-from services.kit.db import is_down
 from services.kit.grpc_client import dial
 from services.kit.grpc_errors import error_info
 from services.kit.grpc_server import Server
 from services.kit.money import NANO
+from services.kit.postgres.errors import is_down
 from tests.unit.billing.factories import INPUT, LEAST, OUTPUT, WORST_CASE, fund, new_workspace
 
 if TYPE_CHECKING:  # exists for the type checker only

@@ -31,12 +31,12 @@ from services.chat.usecases.shares import ShareUseCases
 from services.chat.usecases.turns import Turn, TurnUseCases
 from services.kit.bus import Bus
 from services.kit.callers import Caller, Role, WorkspaceId
-from services.kit.db import create_engine
 from services.kit.errors import DomainError, Kind, Unavailable
 from services.kit.grpc_client import dial
 from services.kit.grpc_errors import to_status
 from services.kit.ids import new_id
-from services.kit.pg import Database
+from services.kit.postgres.engine import create_engine
+from services.kit.postgres.pool import Database
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 WORKSPACE = WorkspaceId(uuid4())

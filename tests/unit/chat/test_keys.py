@@ -10,7 +10,7 @@ from services.chat.errors import IdempotencyKeyReused
 from services.chat.store.idempotency import KeyStore
 from services.chat.usecases.keys import KeyUseCases
 from services.kit.callers import Caller, Role, WorkspaceId
-from services.kit.db import create_engine
+from services.kit.postgres.engine import create_engine
 from tests.unit.chat.conftest import WORKSPACE
 
 ALICE = Caller("alice", WORKSPACE, Role.MEMBER)

@@ -13,6 +13,7 @@ PROCESSES = ("gateway", "chat", "billing", "agent", "speech", "translate")
 WORKLOADS = ("Deployment", "StatefulSet", "Job")
 # What stands for a secret's value: long enough for those that have a least length.
 SECRET = "a-secret-that-is-long-enough-for-all"
+URLS = {"DATABASE_URL": "postgresql://someone@somewhere:5432/backendai", "NATS_URL": "nats://somewhere:4222"}
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,8 @@ class Rendering:
         for source in container.get("envFrom", []):
             told |= self.named("ConfigMap", source["configMapRef"]["name"])["data"]
         for variable in container.get("env", []):
-            value = variable.get("value", SECRET if "valueFrom" in variable else "")
+            secret = URLS.get(variable["name"], SECRET) if "valueFrom" in variable else ""
+            value = variable.get("value", secret)
             told[variable["name"]] = re.sub(r"\$\((\w+)\)", lambda match: told[match[1]], value)
         return told
 

@@ -13,7 +13,7 @@ from gateway.settings import Settings as GatewaySettings
 from services.agent.settings import AgentSettings
 from services.billing.settings import Settings as BillingSettings
 from services.chat.settings import Settings as ChatSettings
-from services.kit.settings import DatabaseSettings
+from services.kit.postgres.settings import DatabaseSettings
 from services.speech.settings import Settings as SpeechSettings
 from services.translate.settings import Settings as TranslateSettings
 from tests.unit.deploy.rendering import Rendering, container_of, secrets_of

@@ -20,12 +20,12 @@ from services.billing.store import Store
 from services.billing.usecases import Billing as BillingService
 from services.common.providers.retries import Retries
 from services.kit.callers import Caller, Role, WorkspaceId
-from services.kit.db import is_down
 from services.kit.grpc_client import dial
 from services.kit.grpc_server import Server
 from services.kit.money import NANO
 from services.kit.paging import PageQuery
-from services.kit.pg import Database
+from services.kit.postgres.errors import is_down
+from services.kit.postgres.pool import Database
 from services.speech.answers import Answers
 from services.speech.billing import Billing
 from services.speech.domain import Bounds, HoldId, Job, Paid
