@@ -8,6 +8,7 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import NoDecode
 
 from gateway.cors import ANY_ORIGIN
+from services.kit.nats_url import NatsUrl
 from services.kit.settings import ProcessSettings
 
 SECRET_BYTES = 32
@@ -27,7 +28,7 @@ class Settings(ProcessSettings):
     billing_address: str = Field("127.0.0.1:50052", description="gRPC target of billing.")
     speech_address: str = Field("127.0.0.1:50054", description="gRPC target of speech.")
     translate_address: str = Field("127.0.0.1:50055", description="gRPC target of translate.")
-    nats_url: str = Field("nats://127.0.0.1:4222", description="NATS; answers are slower without it, never wrong.")
+    nats_url: NatsUrl = Field("nats://127.0.0.1:4222", description="NATS; answers are slower without it, never wrong.")
     auth_jwt_secret: SecretStr | None = Field(
         None, min_length=SECRET_BYTES, description="The HS256 secret of development tokens, 32 bytes or more."
     )

@@ -20,7 +20,6 @@ import structlog
 from backendai.chat.v1 import chat_pb2
 from google.protobuf.message import DecodeError
 from nats.aio.msg import Msg
-from nats.aio.subscription import Subscription
 
 from gateway.metrics import STREAMS
 from gateway.outcomes import Turn, ended_badly, message_out, task_out, turn_out
@@ -28,7 +27,7 @@ from gateway.playback import START, Playback, Position, Taken, answer_text, seal
 from gateway.problems import Problem, body_of, internal, of_call, unavailable
 from gateway.sse import PING, farewell, frame, position_of
 from gateway.turns import PASSING, RUNNING, Begin, Read, is_final, lacks_answer
-from services.kit.bus import Bus, EventsPage, events_subject
+from services.kit.bus import Bus, EventsPage, Subscription, events_subject
 from services.kit.ids import new_id
 
 log = structlog.get_logger()

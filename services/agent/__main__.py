@@ -5,6 +5,8 @@ import os
 import socket
 from functools import partial
 
+import structlog
+
 from services.agent.frameworks import Framework
 from services.agent.frameworks.langgraph import LangGraph
 from services.agent.frameworks.none import Plain
@@ -25,6 +27,9 @@ from services.kit.tls import Tls
 
 # A key that a server without keys does not look at; the SDK insists on one.
 NO_KEY = "none"
+LOOK_SECONDS = 0.25
+
+log = structlog.get_logger()
 
 
 def make_providers(settings: AgentSettings) -> dict[str, Provider]:
@@ -64,7 +69,7 @@ async def main(settings: AgentSettings, stop: asyncio.Event) -> None:
     keep_libraries_quiet()
     tls = Tls.of(settings.grpc_tls_dir)
     bus = Bus(settings.nats_url, name="agent", replicas=settings.nats_replicas)
-    server = Server(settings.agent_listen, tls=tls, ops_listen=settings.ops_listen)
+    server = Server(settings.agent_listen, tls=tls, ops_listen=settings.ops_listen, ready=False)
     providers = make_providers(settings)
     count_from_zero(providers)
     channel = dial(settings.chat_address, "chat", tls)
@@ -79,14 +84,27 @@ async def main(settings: AgentSettings, stop: asyncio.Event) -> None:
     )
     await server.start()
     bus.start()
+    readiness = asyncio.create_task(tell_readiness(worker, server))
     try:
         await worker.work(stop, drain_seconds=settings.drain_seconds)
     finally:
+        readiness.cancel()
         await server.drain(0)
         await bus.close()
         await channel.close(None)
         for provider in providers.values():
             await provider.close()
+
+
+async def tell_readiness(worker: Worker, server: Server) -> None:
+    """Keep the health service and /readyz at what the worker says of itself."""
+    ready = False
+    while True:
+        if worker.is_ready != ready:
+            ready = not ready
+            await server.set_ready(ready)
+            log.info("ready" if ready else "not_ready")
+        await asyncio.sleep(LOOK_SECONDS)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import os
 
 from pydantic import Field, SecretStr
 
+from services.kit.nats_url import NatsUrl
 from services.kit.settings import ProcessSettings
 
 # Set to something else, LangChain would send every run, conversation included, to a vendor.
@@ -18,7 +19,7 @@ class AgentSettings(ProcessSettings):
 
     agent_listen: str = Field("127.0.0.1:50053", description="Where the gRPC health service listens, host:port.")
     chat_address: str = Field("127.0.0.1:50051", description="The chat service, a gRPC target.")
-    nats_url: str = Field("nats://127.0.0.1:4222", description="The NATS server.")
+    nats_url: NatsUrl = Field("nats://127.0.0.1:4222", description="The NATS server, or several, comma separated.")
     nats_replicas: int = Field(
         1,
         ge=1,

@@ -47,6 +47,8 @@ class Wakeups:
         self._broken = ""
         self._closed = False
         self._heard_at = 0.0
+        self.is_pulling = False
+        """Whether wake-ups are asked for and can come."""
         bus.on_connect(self._on_connect)
 
     async def next(self) -> list[Msg] | None:
@@ -116,16 +118,19 @@ class Wakeups:
         self._broken = ""
         await self._bus.ensure_jobs()
         inbox = self._bus.client.new_inbox()
-        subscription = await self._bus.client.subscribe(inbox, cb=self._on_message)
+        subscription = await self._bus.subscribe(inbox, self._on_message)
+        if subscription is None:
+            raise _Broken("connection")
         self._asked_for = 0
+        self.is_pulling = True
         log.info("wakeups_pulled", slots=self._slots)
         try:
             while not self._closed:
                 await self._ask(inbox)
                 await self._watch()
         finally:
-            if self._bus.connected:
-                await subscription.unsubscribe()
+            self.is_pulling = False
+            await subscription.unsubscribe()
 
     def _should_ask(self) -> bool:
         """Not for every slot that comes free: for some at once, or when nothing waits at the server any more."""

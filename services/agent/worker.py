@@ -74,6 +74,11 @@ class Worker:
         self.leases_lost = 0
         """How many runs found out that another attempt had taken their place."""
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether work can come: wake-ups are asked for on a connection to NATS that stands."""
+        return self._bus.connected and self._wakeups.is_pulling
+
     async def work(self, stop: asyncio.Event, *, drain_seconds: float) -> None:
         """Work until `stop`; then take nothing more and let the runs finish for that long.
 
@@ -240,8 +245,7 @@ class Worker:
 
     async def _keep_listening(self) -> None:
         """Listen for cancels, which heartbeats bring as well. After NATS was away, tell again what runs have told."""
-        await self._connected.wait()
-        await self._bus.client.subscribe(CANCEL_SUBJECT, cb=self._on_cancel)
+        await self._bus.listen(CANCEL_SUBJECT, self._on_cancel)
         while True:
             if self._connected.is_set():
                 self._connected.clear()

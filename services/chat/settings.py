@@ -6,6 +6,7 @@ from typing import Annotated
 from pydantic import Field
 from pydantic_settings import NoDecode
 
+from services.kit.nats_url import NatsUrl
 from services.kit.postgres.settings import DatabaseSettings
 
 
@@ -14,7 +15,7 @@ class Settings(DatabaseSettings):
 
     chat_listen: str = Field("127.0.0.1:50051", description="The address the gRPC server binds, host:port.")
     chat_database_pool: int = Field(10, ge=2, le=200, description="Connections to Postgres a process, at most.")
-    nats_url: str = Field("nats://127.0.0.1:4222", description="NATS with JetStream.")
+    nats_url: NatsUrl = Field("nats://127.0.0.1:4222", description="NATS with JetStream.")
     billing_address: str = Field("127.0.0.1:50052", description="gRPC target of billing.")
     ai_providers: Annotated[str, NoDecode] = Field("", description="The providers that have a key, comma separated.")
     default_ai_provider: str = Field("local", description="The provider of a session that names none.")

@@ -1,6 +1,7 @@
 """NATS as a hint: dials for ever, publishes without waiting, makes its stream and bucket whenever they are gone."""
 
 import asyncio
+import random
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -11,12 +12,15 @@ import orjson
 import structlog
 from nats.aio.client import Client
 from nats.aio.msg import Msg
-from nats.aio.subscription import Subscription
+from nats.aio.subscription import Subscription as NatsSubscription
 from nats.js import JetStreamContext
 from nats.js.api import ConsumerConfig, KeyValueConfig, RetentionPolicy, StorageType, StreamConfig, StreamInfo
 from nats.js.errors import BucketNotFoundError, NotFoundError
 from nats.js.kv import KeyValue
 from prometheus_client import Gauge
+
+from services.kit import nats_url
+from services.kit.nats_url import Endpoint
 
 log = structlog.get_logger()
 
@@ -34,7 +38,13 @@ PAGE_EVENTS = 128
 PAGE_BYTES = 64 * 1024
 END_OF_PAGE, NOTHING_THERE = "204", "404"
 CANCEL_SUBJECT = "backendai.cancel"
-RECONNECT_WAIT_SECONDS = 0.5
+DIAL_SECONDS = 5.0
+FIRST_DIAL_WAIT_SECONDS = 0.1
+LONGEST_DIAL_WAIT_SECONDS = 1.0
+HANG_UP_SECONDS = 1.0
+# How soon the loss of a connection is seen where nobody calls back.
+LOOK_SECONDS = 0.5
+MAX_ENDPOINTS = 32
 MAX_PAYLOAD_BYTES = 900_000
 
 # Here, and so told by those processes alone that have a bus.
@@ -55,72 +65,154 @@ class EventsPage:
     is_last: bool
 
 
+class Subscription:
+    """A plain subscription that outlives connections: each new one takes it over, until `unsubscribe`."""
+
+    def __init__(
+        self, subject: str, hear: Callable[[Msg], Awaitable[None]], forget: Callable[["Subscription"], None]
+    ) -> None:
+        self._subject, self._hear, self._forget = subject, hear, forget
+        self.client: Client | None = None
+        self._current: NatsSubscription | None = None
+        self._is_over = False
+
+    async def attach(self, client: Client) -> None:
+        """Subscribe on this connection."""
+        self.client = client
+        current = await client.subscribe(self._subject, cb=self._hear)
+        if self._is_over:
+            await current.unsubscribe()
+        elif self.client is client:
+            self._current = current
+
+    async def unsubscribe(self) -> None:
+        """Hear no more, on this connection or a later one."""
+        self._is_over = True
+        self._forget(self)
+        if self._current is not None:
+            with suppress(nats.errors.Error):  # the connection went, and the subscription with it
+                await self._current.unsubscribe()
+
+
 class Bus:
-    """One connection. Every method may be called while NATS is down: publishing then drops the hint.
+    """A connection to NATS that is made again for ever, whatever ended it. Every method may be called while NATS is
+    down: publishing then drops the hint.
+
+    nats-py's own reconnection gives up for good when the server ends a connection by an error, such as a changed
+    password, too many connections or a slow consumer. So it is off, and each connection is a new client.
 
     `url` may be several, comma separated; `replicas` is on how many servers of a cluster the streams are kept.
     """
 
     def __init__(self, url: str, *, name: str, replicas: int = 1) -> None:
-        self._url, self._name, self._replicas = url, name, replicas
+        self.url, self._name, self._replicas = url, name, replicas
+        self._endpoints = nats_url.parse(url)
         self.client = Client()
         self.js: JetStreamContext = self.client.jetstream()
-        self._dialling: asyncio.Task[None] | None = None
+        self._subscriptions: set[Subscription] = set()
+        self._connecting: asyncio.Task[None] | None = None
+        self._lost = asyncio.Event()
         self._listeners: list[Callable[[], None]] = []
-        self._closing = False
 
     def on_connect(self, listener: Callable[[], None]) -> None:
-        """Call this after every connect and reconnect: the server may have been replaced by an empty one."""
+        """Call this after each connection is made: the server may have been replaced by an empty one."""
         self._listeners.append(listener)
-
-    def _tell_listeners(self) -> None:
-        for listener in self._listeners:
-            listener()
 
     def start(self) -> None:
         """Dial in the background; the process does not wait for NATS to start."""
         NATS_CONNECTED.set_function(lambda: float(self.connected))
-        self._dialling = asyncio.create_task(self._dial())
+        self._connecting = asyncio.create_task(self._keep_connected())
 
     @property
     def connected(self) -> bool:
         """Whether hints go out right now."""
         return self.client.is_connected
 
-    async def _dial(self) -> None:
+    async def _keep_connected(self) -> None:
         while True:
+            client = await self._dial()
             try:
-                await self.client.connect(
-                    self._url.split(","),
-                    name=f"backendai-{self._name}",
-                    max_reconnect_attempts=-1,
-                    reconnect_time_wait=RECONNECT_WAIT_SECONDS,  # type: ignore[arg-type]  # a float works, and is wanted
-                    connect_timeout=2,
-                    ping_interval=5,
-                    max_outstanding_pings=2,
-                    # What is published between the loss of the connection and its notice; later hints are dropped.
-                    pending_size=8 * 1024 * 1024,
-                    error_cb=self._on_error,
-                    disconnected_cb=self._on_disconnect,
-                    reconnected_cb=self._on_reconnect,
-                )
-                log.info("nats_connected")
-                self._tell_listeners()
-                return
-            except (TimeoutError, OSError, nats.errors.Error) as error:
-                log.warning("nats_unreachable", error=type(error).__name__)
-                await asyncio.sleep(RECONNECT_WAIT_SECONDS)
+                while waiting := [one for one in self._subscriptions if one.client is not client]:
+                    for subscription in waiting:
+                        await subscription.attach(client)
+            except nats.errors.Error:  # lost again already
+                await _hang_up(client)
+                continue
+            self.client, self.js = client, client.jetstream()
+            log.info("nats_connected")
+            for listener in self._listeners:
+                listener()
+            await self._until_lost(client)
+            log.warning("nats_disconnected", reason=str(client.last_error or ""))
+            await _hang_up(client)
+
+    async def _dial(self) -> Client:
+        """A connected client, tried for ever, at one server after the other."""
+        failures, told = 0, ""
+        while True:
+            endpoint = self._endpoints[failures % len(self._endpoints)]
+            client = Client()
+            try:
+                async with asyncio.timeout(DIAL_SECONDS):
+                    await self._connect(client, endpoint)
+                if client.is_connected:
+                    self._remember_cluster(client, endpoint)
+                    return client
+                reason = "no greeting"
+            except Exception as error:
+                reason = str(error) if isinstance(error, nats.errors.Error) else type(error).__name__
+            except BaseException:
+                await _hang_up(client)
+                raise
+            await _hang_up(client)
+            if reason != told:
+                log.warning("nats_unreachable", reason=reason)
+                told = reason
+            failures += 1
+            longest = min(LONGEST_DIAL_WAIT_SECONDS, FIRST_DIAL_WAIT_SECONDS * 2 ** min(failures, 10))
+            await asyncio.sleep(longest * random.uniform(0.5, 1))
+
+    async def _connect(self, client: Client, endpoint: Endpoint) -> None:
+        await client.connect(
+            [endpoint.address],
+            user=endpoint.user if endpoint.password is not None else None,
+            password=endpoint.password,
+            token=endpoint.user if endpoint.password is None else None,
+            name=f"backendai-{self._name}",
+            allow_reconnect=False,
+            max_reconnect_attempts=1,
+            reconnect_time_wait=0,
+            connect_timeout=2,
+            ping_interval=2,
+            max_outstanding_pings=2,
+            pending_size=8 * 1024 * 1024,
+            # Of a publisher that finds the buffer full: a connection that takes nothing must not hold it up for ever.
+            flush_timeout=2,
+            error_cb=self._on_error,
+            closed_cb=self._on_close,
+        )
+
+    def _remember_cluster(self, client: Client, endpoint: Endpoint) -> None:
+        """Dial the other servers of a cluster too, once one has named them."""
+        known = {one.address for one in self._endpoints}
+        for server in client.discovered_servers:
+            address = f"{server.scheme}://{server.netloc}"
+            if address not in known and len(self._endpoints) < MAX_ENDPOINTS:
+                self._endpoints.append(endpoint.beside(address))
+
+    async def _until_lost(self, client: Client) -> None:
+        """nats-py calls back late where the connection is stuck, so this looks by itself, too."""
+        while client.is_connected:
+            self._lost.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_SECONDS):
+                    await self._lost.wait()
 
     async def _on_error(self, error: Exception) -> None:
         log.debug("nats_error", error=type(error).__name__)
 
-    async def _on_disconnect(self) -> None:
-        if not self._closing:
-            log.warning("nats_disconnected")
-
-    async def _on_reconnect(self) -> None:
-        log.info("nats_reconnected")
-        self._tell_listeners()
+    async def _on_close(self) -> None:
+        self._lost.set()
 
     async def publish(self, subject: str, payload: bytes = b"", *, headers: dict[str, str] | None = None) -> None:
         """Publish without waiting for any acknowledgement; dropped while NATS is down."""
@@ -185,13 +277,23 @@ class Bus:
         return bucket
 
     async def subscribe(self, subject: str, hear: Callable[[Msg], Awaitable[None]]) -> Subscription | None:
-        """A plain subscription, which survives reconnects; None while NATS is down."""
+        """Subscribe until it is unsubscribed; None while NATS is down."""
         if not self.connected:
             return None
-        try:
-            return await self.client.subscribe(subject, cb=hear)
-        except nats.errors.Error:
-            return None
+        subscription = await self.listen(subject, hear)
+        if self.client.is_connected:
+            return subscription
+        await subscription.unsubscribe()
+        return None
+
+    async def listen(self, subject: str, hear: Callable[[Msg], Awaitable[None]]) -> Subscription:
+        """Subscribe now, or as soon as NATS is there."""
+        subscription = Subscription(subject, hear, self._subscriptions.discard)
+        self._subscriptions.add(subscription)
+        if self.connected:
+            with suppress(nats.errors.Error):  # lost: the next connection takes it over
+                await subscription.attach(self.client)
+        return subscription
 
     async def ensure_events(self) -> None:
         """Make the stream that keeps the tasks' events for a while, if it is missing: nobody acknowledges anything."""
@@ -246,16 +348,22 @@ class Bus:
         except (TimeoutError, nats.errors.Error):
             return None
         finally:
-            with suppress(nats.errors.Error):
-                await subscription.unsubscribe()
+            await subscription.unsubscribe()
 
     async def close(self) -> None:
         """Flush what can be flushed and hang up."""
-        self._closing = True
-        if self._dialling is not None:
-            self._dialling.cancel()
+        if self._connecting is not None:
+            self._connecting.cancel()
+            await asyncio.wait((self._connecting,))
         if self.client.is_connected:
             await self.client.drain()
+
+
+async def _hang_up(client: Client) -> None:
+    """Let go of a connection that is over, or was never made."""
+    with suppress(Exception):
+        async with asyncio.timeout(HANG_UP_SECONDS):
+            await client.close()
 
 
 class _Page:

@@ -18,7 +18,7 @@ from services.kit.bus import Bus
 from tests.fakes.chat import FakeChat
 from tests.fakes.gemini import FakeGemini
 from tests.fakes.openai import FakeOpenAI
-from tests.servers import Nats
+from tests.servers import Nats, new_nats
 from tests.unit.agent.conftest import KEY
 from tests.unit.agent.test_worker import eventually, wake
 
@@ -45,25 +45,33 @@ async def agent_process(log: Path, **environment: str) -> AsyncIterator[None]:
             assert await process.wait() == 0
 
 
-async def is_serving(address: str) -> bool:
+async def health(address: str) -> int:
+    """What its health service says; 0 where nothing answers."""
     async with grpc.aio.insecure_channel(address) as channel:
         try:
             stub: Any = health_pb2_grpc.HealthStub(channel)
-            response = await stub.Check(health_pb2.HealthCheckRequest(), timeout=1)
+            return int((await stub.Check(health_pb2.HealthCheckRequest(), timeout=1)).status)
         except grpc.aio.AioRpcError:
-            return False
-    return bool(response.status == health_pb2.HealthCheckResponse.SERVING)
+            return 0
 
 
-async def test_it_starts_without_anybody_there_tells_its_health_and_stops(tmp_path: Path) -> None:
-    listen = f"127.0.0.1:{free_port()}"
+async def test_it_starts_without_anybody_there_and_is_ready_while_nats_is(tmp_path: Path) -> None:
+    listen, server = f"127.0.0.1:{free_port()}", new_nats(tmp_path / "nats")
+
+    async def is_away() -> bool:
+        return await health(listen) == health_pb2.HealthCheckResponse.NOT_SERVING
+
+    async def is_serving() -> bool:
+        return await health(listen) == health_pb2.HealthCheckResponse.SERVING
+
     async with agent_process(
-        tmp_path / "log",
-        AGENT_LISTEN=listen,
-        CHAT_ADDRESS=f"127.0.0.1:{free_port()}",
-        NATS_URL=f"nats://127.0.0.1:{free_port()}",
+        tmp_path / "log", AGENT_LISTEN=listen, CHAT_ADDRESS=f"127.0.0.1:{free_port()}", NATS_URL=server.url
     ):
-        await eventually(lambda: is_serving(listen))
+        await eventually(is_away)
+        for _ in range(2):
+            with server:
+                await eventually(is_serving)
+            await eventually(is_away)
     assert "Traceback" not in (tmp_path / "log").read_text()
 
 

@@ -275,7 +275,7 @@ async def test_preferences_that_are_none_are_ignored(listening: Gateway, service
 
 
 async def test_an_async_gateway_answers_202_unless_asked_to_wait(services: FakeServices, listening: Gateway) -> None:
-    asynchronous = Gateway(settings_for(services.address, nats_url=listening.bus._url, agent_async_enabled=True))
+    asynchronous = Gateway(settings_for(services.address, nats_url=listening.bus.url, agent_async_enabled=True))
     asynchronous.start()
     await until(lambda: asynchronous.bus.connected)
     accepting(services, announcing(listening, ended(a_completed_task())))
