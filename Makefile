@@ -103,6 +103,10 @@ alerts: ## Write deploy/monitoring/rules.yaml from alerts.yaml.
 manifests: $(VENV)/.dev ## Render every Kubernetes manifest and check it against the schemas; needs kubectl.
 	@$(BIN)/python -m deploy.manifests
 
+.PHONY: chaos-backends
+chaos-backends: $(VENV)/.dev ## Five minutes of sends while NATS changes its password and PostgreSQL's idle connections end.
+	@BACKENDS_SECONDS="$(or $(SECONDS),300)" $(BIN)/python -m pytest tests/integration/test_backends.py -s --timeout 900 $(ARGS)
+
 .PHONY: bench
 bench: $(VENV)/.dev ## Measure turns: rate, latency, CPU by part. ARGS="--mutual-tls --traced", ARGS="--litellm BIN" for a rival.
 	@$(BIN)/python -m tests.bench.turns $(ARGS)

@@ -18,7 +18,7 @@ import jwt
 
 from deploy.local import certs
 from deploy.local.server import LOOPBACK, Command, free_port, listens
-from tests.servers import new_nats
+from tests.servers import Nats, new_nats
 
 ROOT = Path(__file__).parent.parent.parent
 SECRET = "integration-tests-sign-their-tokens-with-this"
@@ -89,9 +89,10 @@ class Stack:
         agents: int | None = None,
         mutual_tls: bool = PRODUCTION,
         env: Mapping[str, str] | None = None,
+        nats: Nats | None = None,
     ) -> None:
         self.folder = folder
-        self.nats = new_nats(folder / "nats")
+        self.nats = nats or new_nats(folder / "nats")
         fakes = {name: free_port() for name in ("openai", "gemini", "whisper")}
         self.fakes = {name: f"http://{LOOPBACK}:{port}" for name, port in fakes.items()}
         counts = dict.fromkeys(("gateway", "chat", "billing", "agent", "speech", "translate"), of_each)
