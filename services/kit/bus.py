@@ -38,6 +38,8 @@ PAGE_EVENTS = 128
 PAGE_BYTES = 64 * 1024
 END_OF_PAGE, NOTHING_THERE = "204", "404"
 CANCEL_SUBJECT = "backendai.cancel"
+# A request of JetStream, which a server that is just ending does not answer.
+REQUEST_SECONDS = 2.0
 DIAL_SECONDS = 5.0
 FIRST_DIAL_WAIT_SECONDS = 0.1
 LONGEST_DIAL_WAIT_SECONDS = 1.0
@@ -138,7 +140,7 @@ class Bus:
             except nats.errors.Error:  # lost again already
                 await _hang_up(client)
                 continue
-            self.client, self.js = client, client.jetstream()
+            self.client, self.js = client, client.jetstream(timeout=REQUEST_SECONDS)
             log.info("nats_connected")
             for listener in self._listeners:
                 listener()
