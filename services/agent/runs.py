@@ -132,7 +132,8 @@ class Reply:
             case Unseen():
                 self._count(chunk.size_bytes)
             case ToolCall():
-                self._tool_calls.append(replace(chunk, name=storable(chunk.name), arguments=storable(chunk.arguments)))
+                id, name, arguments = storable(chunk.id), storable(chunk.name), storable(chunk.arguments)
+                self._tool_calls.append(replace(chunk, id=id, name=name, arguments=arguments))
             case Finish():
                 self.finish_reason = chunk.reason
 

@@ -30,6 +30,7 @@ from services.agent.domain import (
     ToolCall,
     Turn,
     Usage,
+    storable,
 )
 from services.agent.errors import LeaseLost, RunError
 from services.kit.errors import DomainError, Unavailable
@@ -96,8 +97,9 @@ class Tasks:
         """Renew the leases of all these runs. Unavailable when chat can't be reached."""
         lost: list[str] = []
         cancelled: list[str] = []
-        for heartbeats in _in_batches([_heartbeat(run) for run in runs]):
-            request = chat_pb2.HeartbeatTasksRequest(heartbeats=heartbeats)
+        heartbeats = [heartbeat_of(run.turn, run.text, run.usage) for run in runs]
+        for batch in _in_batches(heartbeats):
+            request = chat_pb2.HeartbeatTasksRequest(heartbeats=batch)
             response = await _call(self._stub.HeartbeatTasks, request, timeout=HEARTBEAT_TIMEOUT_SECONDS)
             lost += response.lost_task_ids
             cancelled += response.cancelled_task_ids
@@ -105,7 +107,7 @@ class Tasks:
 
     async def keep_step(self, turn: Turn, step: Step) -> None:
         """Keep a step. LeaseLost when the attempt is over."""
-        request = chat_pb2.RecordStepRequest(task_id=turn.task_id, attempt=turn.attempt, step=_wire_step(step))
+        request = chat_pb2.RecordStepRequest(task_id=turn.task_id, attempt=turn.attempt, step=step_to_wire(step))
         await _insist(self._stub.RecordStep, request)
 
     async def end(
@@ -115,7 +117,7 @@ class Tasks:
         common: dict[str, Any] = {
             "task_id": turn.task_id,
             "attempt": turn.attempt,
-            "usage": _wire_usage(usage),
+            "usage": usage_to_wire(usage),
             "last_event": last_event,
             "warnings": [chat_pb2.TaskWarning(code=warning.code, detail=warning.detail) for warning in warnings],
         }
@@ -258,18 +260,19 @@ def _step(step: chat_pb2.Step) -> Step:
 # --- to the wire ---
 
 
-def _heartbeat(run: Progress) -> chat_pb2.Heartbeat:
+def heartbeat_of(turn: Turn, text: str, usage: Usage) -> chat_pb2.Heartbeat:
+    """A heartbeat. Any text and any counts can be sent: one that can't be built would end the leases of all runs."""
     return chat_pb2.Heartbeat(
-        task_id=run.turn.task_id,
-        attempt=run.turn.attempt,
-        text=run.text[:MAX_TEXT_CHARACTERS],
-        usage=_wire_usage(run.usage),
+        task_id=turn.task_id,
+        attempt=turn.attempt,
+        text=storable(text[:MAX_TEXT_CHARACTERS]),
+        usage=usage_to_wire(usage),
     )
 
 
-def _wire_step(step: Step) -> chat_pb2.Step:
+def step_to_wire(step: Step) -> chat_pb2.Step:
     messages = [_wire_message(message) for message in step.messages]
-    return chat_pb2.Step(number=step.number, messages=messages, usage=_wire_usage(step.usage))
+    return chat_pb2.Step(number=step.number, messages=messages, usage=usage_to_wire(step.usage))
 
 
 def _wire_message(message: Message) -> chat_pb2.Message:
@@ -291,10 +294,17 @@ def _wire_tool_call(call: ToolCall) -> dict[str, Any]:
     return wire
 
 
-def _wire_usage(usage: Usage) -> billing_pb2.Usage:
+def usage_to_wire(usage: Usage) -> billing_pb2.Usage:
+    """The counts, within what the message can hold."""
     return billing_pb2.Usage(
-        input_tokens=usage.input_tokens, output_tokens=usage.output_tokens, estimated=usage.estimated
+        input_tokens=_within_limits(usage.input_tokens),
+        output_tokens=_within_limits(usage.output_tokens),
+        estimated=usage.estimated,
     )
+
+
+def _within_limits(tokens: int) -> int:
+    return min(max(0, tokens), MAX_SAFE_INTEGER)
 
 
 def status_entry(turn: Turn, state: chat_pb2.TaskState.ValueType) -> bytes:

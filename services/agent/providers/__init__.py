@@ -8,6 +8,8 @@ from services.agent.domain import Message, Settings, ToolCall
 from services.agent.tools import Tool
 
 CONNECT_TIMEOUT_SECONDS = 5.0
+# Of one answer; further ones are left out.
+MAX_TOOL_CALLS = 128
 
 
 @dataclass(frozen=True, slots=True)

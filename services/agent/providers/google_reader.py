@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from services.agent.domain import ToolCall
-from services.agent.providers import Chunk, Finish, ReportedUsage, Unseen, finish_reasons
+from services.agent.providers import MAX_TOOL_CALLS, Chunk, Finish, ReportedUsage, Unseen, finish_reasons
 from services.agent.providers.json_text import dumps
 from services.agent.providers.usage import count
 from services.common.providers.errors import ContentFiltered, ProviderUnavailable
@@ -19,7 +19,7 @@ class GeminiReader:
     def __init__(self, provider: str) -> None:
         self._provider = provider
         self._reason = ""
-        self._has_calls = False
+        self._calls = 0
 
     def read(self, document: Mapping[str, Any]) -> Iterator[Chunk]:
         """What one object brings. What it has in another shape than expected is skipped."""
@@ -38,7 +38,7 @@ class GeminiReader:
         if not self._reason and not is_whole:
             raise ProviderUnavailable(f"The answer of {self._provider} was cut off.")
         reason = finish_reasons.meaning(self._provider, self._reason or finish_reasons.STOP)
-        yield Finish(finish_reasons.TOOL_CALLS if self._has_calls and reason == finish_reasons.STOP else reason)
+        yield Finish(finish_reasons.TOOL_CALLS if self._calls and reason == finish_reasons.STOP else reason)
 
     def _read_candidate(self, candidate: Mapping[str, Any]) -> Iterator[Chunk]:
         content = candidate.get("content")
@@ -54,8 +54,8 @@ class GeminiReader:
         if isinstance(text, str) and text:
             yield Unseen(len(text.encode("utf-8", "surrogatepass"))) if part.get("thought") else text
         call = part.get("functionCall")
-        if isinstance(call, dict):
-            self._has_calls = True
+        if isinstance(call, dict) and self._calls < MAX_TOOL_CALLS:
+            self._calls += 1
             # Without a name it is a piece of a call, sent only to those who ask for pieces: kept as the SDK reads it.
             name = call["name"] if isinstance(call.get("name"), str) else ""
             arguments = call.get("args")

@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 
 from services.agent.domain import ToolCall
-from services.agent.providers import Chunk, Finish, ReportedUsage, Unseen, finish_reasons
+from services.agent.providers import MAX_TOOL_CALLS, Chunk, Finish, ReportedUsage, Unseen, finish_reasons
 from services.agent.providers.json_text import dumps
 from services.agent.providers.usage import count
 from services.common.providers.errors import ProviderUnavailable
@@ -15,14 +15,13 @@ from services.kit.ids import new_id
 
 # Where servers put what the model thinks.
 _THOUGHTS = ("reasoning_content", "reasoning", "thinking")
-MAX_TOOL_CALLS = 128
 
 
 @dataclass(slots=True)
 class _Call:
     """A tool call whose pieces are still coming."""
 
-    index: object
+    index: int | str | None
     id: str
     name: str = ""
     arguments: list[str] = field(default_factory=list)
@@ -88,6 +87,7 @@ class ChatCompletionReader:
     def _read_call(self, index: object, id: object, function: object) -> Iterator[Chunk]:
         """Pieces of a call share an index. Some servers leave it out, or number all calls 0: then a new id tells."""
         id = id if isinstance(id, str) else ""
+        index = index if isinstance(index, int | str) else None
         function = function if isinstance(function, dict) else {}
         call = next((known for known in reversed(self._calls) if _continues(known, index, id)), None)
         if call is None:
@@ -109,7 +109,7 @@ class ChatCompletionReader:
             yield Unseen(len(name))
 
 
-def _continues(call: _Call, index: object, id: str) -> bool:
+def _continues(call: _Call, index: int | str | None, id: str) -> bool:
     return (index is None or call.index is None or call.index == index) and (not id or not call.id or call.id == id)
 
 

@@ -122,7 +122,8 @@ def smaller_limit(refusal: Refusal, limit: int) -> int | None:
             smaller = limit - (requested + (used or 0) - allowed)
     elif re.search(r"max_(completion_|output_)?tokens", refusal.message) or "max_tokens" in refusal.params:
         highest = re.search(
-            r"(?:at most|maximum (?:value|of|is)[^\d]{0,40}|less than or equal to|<=|supports? up to)\s*`?([\d,]+)",
+            r"(?:at most|maximum (?:value|of|is)[^0-9]{0,40}|less than or equal to|<=|supports? up to)"
+            r"\s*`?([0-9][0-9,]{0,11})",
             refusal.message,
         )
         smaller = int(highest[1].replace(",", "")) if highest else None
@@ -130,5 +131,5 @@ def smaller_limit(refusal: Refusal, limit: int) -> int | None:
 
 
 def _figure(message: str, word: str) -> int | None:
-    found = re.search(rf"\b{word}:? ([\d,]{{1,12}})", message)
+    found = re.search(rf"\b{word}:? ([0-9][0-9,]{{0,11}})", message)
     return int(found[1].replace(",", "")) if found else None

@@ -28,7 +28,8 @@ class EventStreamDecoder:
     def __init__(self) -> None:
         self._line: list[bytes] = []  # the pieces of a line whose end has not come
         self._data: list[bytes] = []  # the data lines of an event whose end has not come
-        self._size = 0  # of both, in bytes
+        self._line_size = 0
+        self._data_size = 0  # with a byte for each line's end
         self._is_first_line = True
         self._skip_newline = False
 
@@ -43,7 +44,8 @@ class EventStreamDecoder:
     def end(self) -> Iterator[bytes]:
         """The data of an event that the stream's end left without its blank line."""
         if self._line:
-            self._take(b"".join(self._line))
+            line = b"".join(self._line)
+            self._take(line.removeprefix(_BOM) if self._is_first_line else line)
             self._line = []
         if self._data:
             yield self._event()
@@ -59,30 +61,32 @@ class EventStreamDecoder:
         if b"\n" not in piece:
             if piece:
                 self._line.append(piece)
-                self._grow_to(self._size + len(piece))
+                self._line_size += len(piece)
+                self._check_size()
             return
         *lines, rest = piece.split(b"\n")
         if self._line:
             lines[0] = b"".join([*self._line, lines[0]])
-        self._line = [rest] if rest else []
+        self._line, self._line_size = [rest] if rest else [], len(rest)
         if self._is_first_line:
             lines[0] = lines[0].removeprefix(_BOM)
             self._is_first_line = False
         yield from lines
-        self._grow_to(len(rest) + sum(map(len, self._data)))
+        self._check_size()
 
-    def _grow_to(self, size: int) -> None:
-        self._size = size
-        if size > MAX_EVENT_BYTES:
+    def _check_size(self) -> None:
+        if self._line_size + self._data_size > MAX_EVENT_BYTES:
             raise ProviderBadResponse("The provider sent an event that is too large.")
 
     def _take(self, line: bytes) -> None:
         if line.startswith(b"data:"):
-            self._data.append(line[6:] if line.startswith(b"data: ") else line[5:])
+            data = line[6:] if line.startswith(b"data: ") else line[5:]
+            self._data.append(data)
+            self._data_size += len(data) + 1
 
     def _event(self) -> bytes:
         data = self._data[0] if len(self._data) == 1 else b"\n".join(self._data)
-        self._data = []
+        self._data, self._data_size = [], 0
         return data
 
 
@@ -191,8 +195,11 @@ def _parse(data: bytes) -> list[Mapping[str, Any]] | None:
 
 
 def _tolerant(data: bytes) -> object:
-    """JSON that orjson refuses: half a surrogate pair, a control character in a string, bytes that are no UTF-8."""
-    return json.loads(data.decode("utf-8", "replace"), strict=False)
+    """JSON that orjson refuses: half a surrogate pair, a control character in a string, bytes that are no UTF-8, NaN.
+
+    NaN and Infinity become null, since they can't be written as JSON again.
+    """
+    return json.loads(data.decode("utf-8", "replace"), strict=False, parse_constant=lambda _: None)
 
 
 def _mappings(value: object) -> list[Mapping[str, Any]]:

@@ -30,6 +30,7 @@ MAX_BODY_BYTES = 1024 * 1024
 MAX_RETRY_AFTER_SECONDS = 86_400.0
 # Codes are passed on to users, sentences are not: they may quote the conversation or the key.
 _WORD = re.compile(r"[A-Za-z][A-Za-z0-9_.\-]{0,63}(\[\d{1,4}\][A-Za-z0-9_.]{0,40})?")
+_STATUS = re.compile(r"[45][0-9]{2}")
 _DEPTH = 4
 
 
@@ -320,7 +321,7 @@ def _status_within(document: Mapping[str, Any]) -> int:
     for fields in _objects(document):
         for name in ("status_code", "status", "code", "http_status"):
             value = fields.get(name)
-            number = int(value) if isinstance(value, str) and value.isascii() and value.isdecimal() else value
+            number = int(value) if isinstance(value, str) and _STATUS.fullmatch(value) else value
             if type(number) is int and 400 <= number < 600:
                 return number
     return 500
@@ -337,7 +338,8 @@ def _of_document(status: int, document: object, headers: Mapping[str, str]) -> R
         params += [_outermost(text) for text in _texts(fields, "param")]
         params += _location(fields.get("loc"))
         # Gemini says how long to wait in the body: {"@type": "...RetryInfo", "retryDelay": "34s"}.
-        delay = delay or str(fields.get("retryDelay") or "").removesuffix("s")
+        if isinstance(wanted := fields.get("retryDelay"), str | int | float):
+            delay = delay or str(wanted).removesuffix("s")
     if delay:
         headers = {"retry-after": delay, **headers}
     codes = [*codes, *params]
