@@ -68,6 +68,11 @@ test-browser: $(VENV)/.dev ## Try a page on another origin in Chromium. Needs ch
 contract: $(VENV)/.dev ## Try what the OpenAPI document promises against the running system: EXAMPLES=60 SEED=7 tries more.
 	@CONTRACT_EXAMPLES="$(EXAMPLES)" CONTRACT_SEED="$(SEED)" $(BIN)/python -m pytest tests/contract -s $(ARGS)
 
+STREAMS ?= 1000000
+.PHONY: fuzz
+fuzz: $(VENV)/.dev ## Read random and damaged provider answers: STREAMS=50000 SEED=7; RECORDINGS=folder adds recorded ones.
+	@$(BIN)/python -m tests.fuzz --streams $(STREAMS) --seed $(or $(SEED),1) $(if $(RECORDINGS),--recordings "$(RECORDINGS)") $(ARGS)
+
 .PHONY: check
 check: fmt-check lint types arch proto-check proto-breaking grpc-docs-check providers-docs-check openapi-check lock-check manifests ## What CI runs besides the tests.
 
