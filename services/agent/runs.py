@@ -63,6 +63,8 @@ class Reply:
         self._reported = ReportedUsage(None, None)
         self._written_bytes = 0
         self._bytes_since_report = 0
+        self._max_bytes = max(MIN_CUT_BYTES, MAX_BYTES_PER_TOKEN * call.output_tokens)
+        self._max_tokens = 2 * call.output_tokens
         self._tool_calls: list[ToolCall] = []
         self.finish_reason = ""
 
@@ -97,12 +99,17 @@ class Reply:
     @property
     def is_beyond_limit(self) -> bool:
         """True if the provider ignores the output limit, by what it reports or by what it has written."""
-        limit, reported = self._call.output_tokens, self._reported.output_tokens or 0
-        return reported > 2 * limit or self._written_bytes > max(MIN_CUT_BYTES, MAX_BYTES_PER_TOKEN * limit)
+        return self._written_bytes > self._max_bytes or (self._reported.output_tokens or 0) > self._max_tokens
 
     def show(self, piece: str) -> str:
         """Add a piece of text and return what can be shown of it now."""
-        self._count(len(piece) if piece.isascii() else len(piece.encode("utf-8", "surrogatepass")))
+        if piece.isascii():
+            self._count(len(piece))
+            if self._pieces and not self._half and "\0" not in piece:  # nearly every token
+                self._pieces.append(piece)
+                return piece
+        else:
+            self._count(len(piece.encode("utf-8", "surrogatepass")))
         text, self._half = self._half + piece, ""
         if "\ud800" <= text[-1:] <= "\udbff":
             text, self._half = text[:-1], text[-1]
@@ -300,14 +307,14 @@ class Run:
 
     async def _show(self, stream: AsyncGenerator[Chunk, None], reply: Reply) -> None:
         """Take what the provider sends, and show its text as it comes."""
-        asked_at, settings = time.perf_counter(), self.turn.settings
+        asked_at, settings, was_visible = time.perf_counter(), self.turn.settings, False
         async with aclosing(stream) as chunks:
             async for chunk in chunks:
                 if isinstance(chunk, str):
-                    was_visible = reply.visible
                     if text := reply.show(chunk):
                         self.events.delta(text)
                         if not was_visible:
+                            was_visible = True
                             waited = time.perf_counter() - asked_at
                             FIRST_TOKEN_SECONDS.labels(settings.provider, settings.model).observe(waited)
                 elif isinstance(chunk, Dropped):

@@ -35,17 +35,19 @@ class ChatCompletionReader:
         self._calls: list[_Call] = []
         self._reason = ""
 
-    def read(self, document: Mapping[str, Any], *, is_whole: bool = False) -> Iterator[Chunk]:
+    def read(self, document: Mapping[str, Any], *, is_whole: bool = False) -> list[Chunk]:
         """What one object brings. What it has in another shape than expected is skipped.
 
         `is_whole`: it is the whole completion, not a piece of a stream.
         """
+        chunks: list[Chunk] = []
         choices = document.get("choices")
         for choice in choices if isinstance(choices, list) else ():
             if isinstance(choice, dict) and not choice.get("index"):
-                yield from self._read_choice(choice, is_whole)
+                self._read_choice(choice, is_whole, chunks)
         if isinstance(usage := document.get("usage"), dict):
-            yield _usage(usage)
+            chunks.append(_usage(usage))
+        return chunks
 
     def finish(self, *, is_whole: bool) -> Iterator[Chunk]:
         """The end. Raises ProviderUnavailable for an answer that was cut off."""
@@ -61,28 +63,37 @@ class ChatCompletionReader:
             yield ToolCall(call.id or f"call_{new_id().hex}", call.name, arguments)
         yield Finish(reason)
 
-    def _read_choice(self, choice: Mapping[str, Any], is_whole: bool) -> Iterator[Chunk]:
+    # Lists instead of generators: this runs for every token.
+
+    def _read_choice(self, choice: Mapping[str, Any], is_whole: bool, chunks: list[Chunk]) -> None:
+        delta = choice.get("delta")
         # A piece has a delta, a whole completion a message. Perplexity sends both in each.
-        message, delta = choice.get("message"), choice.get("delta")
-        part = (message or delta) if is_whole else (delta or message)
+        part = (choice.get("message") or delta) if is_whole else (delta or choice.get("message"))
         if isinstance(part, dict):
-            yield from self._read_part(part)
-        if isinstance(reason := choice.get("finish_reason"), str) and reason:
+            self._read_part(part, chunks)
+        if (reason := choice.get("finish_reason")) and isinstance(reason, str):
             self._reason = reason
 
-    def _read_part(self, part: Mapping[str, Any]) -> Iterator[Chunk]:
-        yield from _content(part.get("content"))
-        if isinstance(refusal := part.get("refusal"), str) and refusal:
-            yield refusal
-        thought = next((part[name] for name in _THOUGHTS if part.get(name)), None)
-        if thought is not None:
-            yield Unseen(_size(thought))
-        pieces = part.get("tool_calls")
-        for piece in pieces if isinstance(pieces, list) else ():
-            if isinstance(piece, dict):
-                yield from self._read_call(piece.get("index"), piece.get("id"), piece.get("function"))
+    def _read_part(self, part: Mapping[str, Any], chunks: list[Chunk]) -> None:
+        if content := part.get("content"):
+            if isinstance(content, str):
+                chunks.append(content)
+            else:
+                chunks.extend(_content(content))
+            if len(part) == 1:
+                return
+        if (refusal := part.get("refusal")) and isinstance(refusal, str):
+            chunks.append(refusal)
+        for name in _THOUGHTS:
+            if thought := part.get(name):
+                chunks.append(Unseen(_size(thought)))
+                break
+        if isinstance(pieces := part.get("tool_calls"), list):
+            for piece in pieces:
+                if isinstance(piece, dict):
+                    chunks.extend(self._read_call(piece.get("index"), piece.get("id"), piece.get("function")))
         if isinstance(old := part.get("function_call"), dict):
-            yield from self._read_call(None, None, old)
+            chunks.extend(self._read_call(None, None, old))
 
     def _read_call(self, index: object, id: object, function: object) -> Iterator[Chunk]:
         """Pieces of a call share an index. Some servers leave it out, or number all calls 0: then a new id tells."""

@@ -302,9 +302,8 @@ def read_refusal(status: int, body: bytes | Mapping[str, Any] | list[Any], heade
 
 def in_stream(document: Mapping[str, Any]) -> Refusal | None:
     """The refusal that an object inside an answer is; None for a piece of the answer."""
-    error = document.get("error")
     is_error = (
-        bool(error)
+        bool(document.get("error"))
         or document.get("object") == "error"
         or document.get("type") == "error"
         or ("error_code" in document and "message" in document)
