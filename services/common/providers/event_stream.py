@@ -38,6 +38,10 @@ class EventStreamDecoder:
         for line in self._lines(piece):
             if line:
                 self._take(line)
+            elif len(self._data) == 1:  # nearly every event
+                data = self._data.pop()
+                self._data_size = 0
+                yield data
             elif self._data:
                 yield self._event()
         self._check_size()
@@ -184,8 +188,7 @@ def _start_of(body: bytes) -> bytes:
 def _parse(data: bytes) -> list[Mapping[str, Any]] | None:
     """The JSON objects in a text of one JSON value, or of one a line. None if a line is malformed."""
     try:
-        value = orjson.loads(data)
-        return [value] if type(value) is dict else _mappings(value)
+        return _mappings(orjson.loads(data))
     except orjson.JSONDecodeError:
         pass
     try:
