@@ -302,15 +302,16 @@ def read_refusal(status: int, body: bytes | Mapping[str, Any] | list[Any], heade
 
 def in_stream(document: Mapping[str, Any]) -> Refusal | None:
     """The refusal that an object inside an answer is; None for a piece of the answer."""
-    is_error = (
-        bool(document.get("error"))
-        or document.get("object") == "error"
-        or document.get("type") == "error"
-        or ("error_code" in document and "message" in document)
-        or ("detail" in document and "choices" not in document and "candidates" not in document)
-    )
-    if not is_error:
-        return None
+    if not document.get("error"):
+        if "choices" in document or "candidates" in document:  # nearly every object
+            return None
+        if not (
+            document.get("object") == "error"
+            or document.get("type") == "error"
+            or ("error_code" in document and "message" in document)
+            or "detail" in document
+        ):
+            return None
     refusal = _of_document(0, document, {})
     return Refusal(_status_within(document), refusal.codes, refusal.message, refusal.params)
 
