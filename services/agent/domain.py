@@ -6,6 +6,7 @@ from typing import Any
 
 from services.agent.errors import OutOfCredits
 from services.kit.money import Tier, output_tokens_for
+from services.kit.text import replace_unstorable
 
 # A step that could not write this much (or as much as the session allows, if that is less) is not begun.
 WORTHWHILE_OUTPUT_TOKENS = 256
@@ -135,7 +136,8 @@ class TaskWarning:
     def within_limits(self) -> "TaskWarning":
         """Return the same warning, cut to what chat accepts: chat refuses an end with a longer one."""
         return TaskWarning(
-            storable(self.code)[:MAX_WARNING_CODE_CHARACTERS], storable(self.detail)[:MAX_WARNING_DETAIL_CHARACTERS]
+            replace_unstorable(self.code)[:MAX_WARNING_CODE_CHARACTERS],
+            replace_unstorable(self.detail)[:MAX_WARNING_DETAIL_CHARACTERS],
         )
 
 
@@ -186,10 +188,3 @@ def output_limit(turn: Turn, spent: Usage, *, next_input_tokens: int) -> int:
 def input_bytes(settings: Settings, messages: Sequence[Message]) -> int:
     """The size of what a call sends, for estimates."""
     return len((settings.system_prompt or "").encode()) + sum(message.size_bytes for message in messages)
-
-
-def storable(text: str) -> str:
-    """The text without what Postgres and protobuf can't hold: NUL and lone surrogates become U+FFFD."""
-    if text.isascii():
-        return text if "\0" not in text else text.replace("\0", "\ufffd")
-    return text.replace("\0", "\ufffd").encode("utf-16", "surrogatepass").decode("utf-16", "replace")

@@ -21,17 +21,17 @@ from services.agent.domain import (
     Usage,
     input_bytes,
     output_limit,
-    storable,
 )
 from services.agent.events import Events
 from services.agent.metrics import FIRST_TOKEN_SECONDS
 from services.agent.providers import Chunk, Dropped, Finish, ModelCall, Provider, ReportedUsage, Unseen
-from services.agent.providers.finish_reasons import CONTENT_FILTER, LENGTH, STOP, TOOL_CALLS
 from services.agent.tools import Tools
 from services.common.providers.calls import provider_call
 from services.common.providers.errors import ContentFiltered, ProviderAuthFailed, ProviderBadResponse, ProviderError
+from services.common.providers.finish_reasons import CONTENT_FILTER, LENGTH, STOP, TOOL_CALLS
 from services.common.providers.retries import Retries
 from services.kit.logs import where
+from services.kit.text import replace_unstorable
 from services.kit.tokens import estimate_tokens
 
 log = structlog.get_logger()
@@ -121,7 +121,7 @@ class Reply:
         return self._add(text)
 
     def _add(self, text: str) -> str:
-        text = storable(text)
+        text = replace_unstorable(text)
         if not self._pieces:
             if not text.strip():
                 self._blanks.append(text)
@@ -139,7 +139,7 @@ class Reply:
             case Unseen():
                 self._count(chunk.size_bytes)
             case ToolCall():
-                id, name, arguments = storable(chunk.id), storable(chunk.name), storable(chunk.arguments)
+                id, name, arguments = map(replace_unstorable, (chunk.id, chunk.name, chunk.arguments))
                 self._tool_calls.append(replace(chunk, id=id, name=name, arguments=arguments))
             case Finish():
                 self.finish_reason = chunk.reason

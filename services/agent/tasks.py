@@ -30,12 +30,12 @@ from services.agent.domain import (
     ToolCall,
     Turn,
     Usage,
-    storable,
 )
 from services.agent.errors import LeaseLost, RunError
 from services.kit.errors import DomainError, Unavailable
 from services.kit.grpc_client import as_domain_error
 from services.kit.money import Tier
+from services.kit.text import replace_unstorable
 
 log = structlog.get_logger()
 
@@ -265,7 +265,7 @@ def heartbeat_of(turn: Turn, text: str, usage: Usage) -> chat_pb2.Heartbeat:
     return chat_pb2.Heartbeat(
         task_id=turn.task_id,
         attempt=turn.attempt,
-        text=storable(text[:MAX_TEXT_CHARACTERS]),
+        text=replace_unstorable(text[:MAX_TEXT_CHARACTERS]),
         usage=usage_to_wire(usage),
     )
 

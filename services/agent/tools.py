@@ -6,7 +6,8 @@ from typing import Any
 
 import structlog
 
-from services.agent.domain import Message, ToolCall, storable
+from services.agent.domain import Message, ToolCall
+from services.kit.text import replace_unstorable
 
 log = structlog.get_logger()
 
@@ -43,4 +44,4 @@ class Tools:
         except Exception as error:
             log.warning("tool_failed", tool=call.name, error=type(error).__name__)
             content = "The tool failed."
-        return Message("tool", storable(content), tool_call_id=call.id)
+        return Message("tool", replace_unstorable(content), tool_call_id=call.id)

@@ -1,4 +1,4 @@
-"""Text on its way to Postgres, which stores every character but NUL.
+"""Text on its way to Postgres, which stores every character but NUL, and to protobuf, which takes whole characters.
 
 What a caller says is refused with it, by the field's name. What a run brings is stored without it: a provider may send
 it, and a refusal would lose the run's work.
@@ -37,3 +37,10 @@ def storable(document: T) -> T:
     elif isinstance(document, list):
         found = [storable(value) for value in document]
     return found  # type: ignore[return-value]  # of the type that came in
+
+
+def replace_unstorable(text: str) -> str:
+    """The text with U+FFFD for NUL and for half a surrogate pair. Two halves side by side become their character."""
+    if text.isascii():
+        return text.replace("\0", "\ufffd")
+    return text.replace("\0", "\ufffd").encode("utf-16", "surrogatepass").decode("utf-16", "replace")

@@ -6,17 +6,10 @@ Nothing is remembered: a refused request costs nothing, and one session must not
 from collections.abc import Awaitable, Callable
 from typing import Protocol, Self, TypeVar
 
-from services.common.providers.refusals import Refusal
+from services.common.providers.refusals import Refusal, Refused
 
 # Each changes something else of the request: its form, its limit, a parameter.
 MAX_ADAPTATIONS = 6
-
-
-class Refused(Exception):
-    """The server answered with an error."""
-
-    def __init__(self, refusal: Refusal) -> None:
-        self.refusal = refusal
 
 
 class Request(Protocol):

@@ -11,12 +11,12 @@ from google import genai
 from google.genai import types
 
 from services.agent.providers import CONNECT_TIMEOUT_SECONDS, Chunk, Dropped, ModelCall
-from services.agent.providers.adaptation import Refused, send
+from services.agent.providers.adaptation import send
 from services.agent.providers.google_reader import GeminiReader
 from services.agent.providers.google_request import Request
 from services.common.providers.errors import broken_connection, silence
 from services.common.providers.event_stream import Answer
-from services.common.providers.refusals import MAX_BODY_BYTES, in_stream, meaning_of, read_refusal
+from services.common.providers.refusals import MAX_BODY_BYTES, Refused, in_stream, meaning_of, read_refusal
 from services.kit.http_client import proxy_for
 
 NAME = "google"

@@ -6,10 +6,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from services.agent.domain import ToolCall
-from services.agent.providers import MAX_TOOL_CALLS, Chunk, Finish, ReportedUsage, Unseen, finish_reasons
+from services.agent.providers import MAX_TOOL_CALLS, Chunk, Finish, ReportedUsage, Unseen
 from services.agent.providers.json_text import dumps
-from services.agent.providers.usage import count
+from services.common.providers import finish_reasons
 from services.common.providers.errors import ContentFiltered, ProviderUnavailable
+from services.common.providers.usage import count
 from services.kit.ids import new_id
 
 

@@ -13,7 +13,8 @@ from pydantic import ValidationError
 from services.agent.domain import Message, ToolCall
 from services.agent.providers import ModelCall
 from services.agent.providers.openai_request import NO_OUTPUT, output_limit
-from services.agent.providers.parameters import refused_by, smaller_limit
+from services.agent.providers.parameters import refused_by
+from services.common.providers.limits import smaller_limit
 from services.common.providers.refusals import Refusal
 
 # What would change what is asked for, what is paid for or how the answer comes, or means another API than Gemini's.

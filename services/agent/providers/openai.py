@@ -15,12 +15,12 @@ import openai
 from openai import AsyncOpenAI, AsyncStream, DefaultAioHttpClient
 
 from services.agent.providers import CONNECT_TIMEOUT_SECONDS, Chunk, Dropped, ModelCall
-from services.agent.providers.adaptation import Refused, send
+from services.agent.providers.adaptation import send
 from services.agent.providers.openai_reader import ChatCompletionReader
 from services.agent.providers.openai_request import DIALECTS, Form, Request
 from services.common.providers.errors import ProviderError, broken_connection, silence
 from services.common.providers.event_stream import Answer
-from services.common.providers.refusals import MAX_BODY_BYTES, Refusal, in_stream, meaning_of, read_refusal
+from services.common.providers.refusals import MAX_BODY_BYTES, Refusal, Refused, in_stream, meaning_of, read_refusal
 from services.kit.http_client import proxy_for
 
 DRAIN_SECONDS = 0.1

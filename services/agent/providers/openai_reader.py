@@ -7,10 +7,11 @@ from typing import Any
 import orjson
 
 from services.agent.domain import ToolCall
-from services.agent.providers import MAX_TOOL_CALLS, Chunk, Finish, ReportedUsage, Unseen, finish_reasons
+from services.agent.providers import MAX_TOOL_CALLS, Chunk, Finish, ReportedUsage, Unseen
 from services.agent.providers.json_text import dumps
-from services.agent.providers.usage import count
+from services.common.providers import finish_reasons
 from services.common.providers.errors import ProviderUnavailable
+from services.common.providers.usage import count
 from services.kit.ids import new_id
 
 # Where servers put what the model thinks.

@@ -9,8 +9,9 @@ import orjson
 
 from services.agent.domain import Message
 from services.agent.providers import ModelCall
-from services.agent.providers.parameters import refused_by, refused_by_family, smaller_limit
+from services.agent.providers.parameters import refused_by, refused_by_family
 from services.agent.tools import Tool
+from services.common.providers.limits import smaller_limit
 from services.common.providers.refusals import Refusal
 
 # What would change what is asked for, what is paid for or how the answer comes.

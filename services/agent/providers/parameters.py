@@ -5,11 +5,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from services.common.providers.errors import ProviderRejected
-from services.common.providers.refusals import TOKENS_PER_MINUTE, Refusal, meaning_of
-
-MIN_OUTPUT_TOKENS = 256
-# What is asked for instead where a provider does not say what would fit.
-SMALL_OUTPUT_TOKENS = 1_024
+from services.common.providers.refusals import Refusal, meaning_of
 
 SAMPLING = frozenset({"temperature", "top_p", "top_k"})
 PENALTIES = frozenset({"frequency_penalty", "presence_penalty"})
@@ -106,30 +102,3 @@ def _named(message: str, names: Collection[str]) -> Iterator[str]:
 def _camel(name: str) -> str:
     head, *rest = name.split("_")
     return head + "".join(word.capitalize() for word in rest)
-
-
-def smaller_limit(refusal: Refusal, limit: int) -> int | None:
-    """A lower output limit that the provider may take, if its refusal is about the size of the request or the limit.
-
-    Groq counts the limit as used: "Limit 6000, Used 500, Requested 65572". Others name the highest limit they take.
-    """
-    smaller: int | None = None
-    if refusal.status in (413, 429) and TOKENS_PER_MINUTE.search(refusal.message):
-        allowed, used, requested = (_figure(refusal.message, word) for word in ("Limit", "Used", "Requested"))
-        if allowed is None or requested is None:
-            smaller = SMALL_OUTPUT_TOKENS
-        else:
-            smaller = limit - (requested + (used or 0) - allowed)
-    elif re.search(r"max_(completion_|output_)?tokens", refusal.message) or "max_tokens" in refusal.params:
-        highest = re.search(
-            r"(?:at most|maximum (?:value|of|is)[^0-9]{0,40}|less than or equal to|<=|supports? up to)"
-            r"\s*`?([0-9][0-9,]{0,11})",
-            refusal.message,
-        )
-        smaller = int(highest[1].replace(",", "")) if highest else None
-    return smaller if smaller is not None and MIN_OUTPUT_TOKENS <= smaller < limit else None
-
-
-def _figure(message: str, word: str) -> int | None:
-    found = re.search(rf"\b{word}:? ([0-9][0-9,]{{0,11}})", message)
-    return int(found[1].replace(",", "")) if found else None

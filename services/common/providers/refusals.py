@@ -52,6 +52,13 @@ class Refusal:
         return "\n".join([self.message, *self.codes])
 
 
+class Refused(Exception):
+    """The provider answered with a refusal. Raised inside a provider's client, which tries again or maps it."""
+
+    def __init__(self, refusal: Refusal) -> None:
+        self.refusal = refusal
+
+
 @dataclass(frozen=True, slots=True)
 class Rule:
     """A row of the table. It applies if the status fits and, where codes or wording are given, one of them is found."""
@@ -218,9 +225,11 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule("a request body that is too large", ContextTooLong, statuses=(413,)),
     Rule(
-        "the model's own slip with a tool call",
+        "the model's own slip with a tool call or JSON",
         ProviderBadResponse,
-        codes=frozenset({"tool_use_failed", "tool_call_validation_failed", "output_parse_failed"}),
+        codes=frozenset(
+            {"json_validate_failed", "tool_use_failed", "tool_call_validation_failed", "output_parse_failed"}
+        ),
         wording=_any_of(r"failed to (call|parse) (a )?(function|tool)", r"tool call validation failed"),
         examples=("Failed to call a function",),
         retryable=True,

@@ -4,7 +4,7 @@ import pytest
 
 from services.kit.callers import check_user_id
 from services.kit.errors import InvalidArgument
-from services.kit.text import check_key, check_text, storable
+from services.kit.text import check_key, check_text, replace_unstorable, storable
 
 
 @pytest.mark.parametrize("text", ["a", "abc", "𝄞𝄞𝄞"])
@@ -43,3 +43,20 @@ def test_storable_leaves_out_nul_wherever_it_is() -> None:
     assert storable(document) == {"a": ["", {"b": "cd"}, 1, 0.5, None, True], "e": "f"}
     assert storable("a\0b") == "ab"
     assert storable(None) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "replaced"),
+    [
+        ("a\0b", "a\ufffdb"),
+        ("ä\0b", "ä\ufffdb"),
+        ("a\ud83d", "a\ufffd"),
+        ("\ude00b", "\ufffdb"),
+        ("\ud83d\ude00", "😀"),
+        ("\ude00\ud83d", "\ufffd\ufffd"),
+        ("", ""),
+        ("grüße, 😀", "grüße, 😀"),
+    ],
+)
+def test_nul_and_half_a_surrogate_pair_become_the_replacement_character(text: str, replaced: str) -> None:
+    assert replace_unstorable(text) == replaced

@@ -167,6 +167,7 @@ HTML = b"<!DOCTYPE html><html><head><title>403 Forbidden</title></head><body>Blo
         (413, HTML, "context_too_long", False),
         # The model's own slip.
         (400, openai("Failed to call a function.", "tool_use_failed"), "provider_bad_response", True),
+        (400, openai("Failed to validate JSON.", "json_validate_failed"), "provider_bad_response", True),
         # A fault of the provider's own.
         (500, openai("The server had an error", type="server_error"), "provider_unavailable", True),
         (502, HTML, "provider_unavailable", True),
