@@ -6,9 +6,9 @@ from typing import Literal, Self
 
 import dotenv
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from deploy.local.problem import Problem
+from services.kit.settings import ApiKey, TrimmedSettings
 
 ROOT = Path(__file__).parents[2]
 
@@ -25,10 +25,8 @@ DEFAULT_MODELS = {
 TRANSLATORS = ("openai", "google")
 
 
-class Settings(BaseSettings):
+class Settings(TrimmedSettings):
     """The knobs of the runner. What only a service reads passes through untouched."""
-
-    model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True)
 
     gateway_host: str = Field("127.0.0.1", description="The address the gateway listens on.")
     gateway_port: int = Field(
@@ -51,11 +49,11 @@ class Settings(BaseSettings):
         None, min_length=32, description="Signs the list cursors; one is made and kept when unset."
     )
 
-    openai_api_key: SecretStr | None = None
-    google_api_key: SecretStr | None = None
-    anthropic_api_key: SecretStr | None = None
-    groq_api_key: SecretStr | None = None
-    deepseek_api_key: SecretStr | None = None
+    openai_api_key: ApiKey | None = None
+    google_api_key: ApiKey | None = None
+    anthropic_api_key: ApiKey | None = None
+    groq_api_key: ApiKey | None = None
+    deepseek_api_key: ApiKey | None = None
     ai_providers: str | None = Field(
         None, description="The providers that are configured; those with a key, and local, when unset."
     )
@@ -153,5 +151,5 @@ class Settings(BaseSettings):
 
 
 def inherited() -> dict[str, str]:
-    """The environment without its empty variables, which mean unset."""
-    return {name: value for name, value in os.environ.items() if value}
+    """The environment without its blank variables, which count as unset."""
+    return {name: value for name, value in os.environ.items() if value.strip()}

@@ -3,10 +3,10 @@
 import logging
 import os
 
-from pydantic import Field, SecretStr
+from pydantic import Field
 
 from services.kit.nats_url import NatsUrl
-from services.kit.settings import ProcessSettings
+from services.kit.settings import ApiKey, ProcessSettings
 
 # Set to something else, LangChain would send every run, conversation included, to a vendor.
 _TRACING_SWITCHES = ("LANGSMITH_TRACING", "LANGSMITH_TRACING_V2", "LANGCHAIN_TRACING", "LANGCHAIN_TRACING_V2")
@@ -31,15 +31,15 @@ class AgentSettings(ProcessSettings):
         60.0, gt=0, description="How long a provider may keep silent, before its answer and within it, in seconds."
     )
 
-    openai_api_key: SecretStr | None = Field(None, description="Turns the provider openai on.")
+    openai_api_key: ApiKey | None = Field(None, description="Turns the provider openai on.")
     openai_base_url: str | None = Field(None, description="Another server that speaks OpenAI's API.")
-    google_api_key: SecretStr | None = Field(None, description="Turns the provider google (Gemini) on.")
+    google_api_key: ApiKey | None = Field(None, description="Turns the provider google (Gemini) on.")
     google_base_url: str | None = Field(None, description="Another server that speaks Gemini's API.")
-    anthropic_api_key: SecretStr | None = Field(None, description="Turns the provider anthropic on.")
+    anthropic_api_key: ApiKey | None = Field(None, description="Turns the provider anthropic on.")
     anthropic_base_url: str | None = Field(None, description="Another server than api.anthropic.com.")
-    groq_api_key: SecretStr | None = Field(None, description="Turns the provider groq on.")
+    groq_api_key: ApiKey | None = Field(None, description="Turns the provider groq on.")
     groq_base_url: str | None = Field(None, description="Another server than api.groq.com.")
-    deepseek_api_key: SecretStr | None = Field(None, description="Turns the provider deepseek on.")
+    deepseek_api_key: ApiKey | None = Field(None, description="Turns the provider deepseek on.")
     deepseek_base_url: str | None = Field(None, description="Another server than api.deepseek.com.")
     local_base_url: str | None = Field(None, description="Turns the provider local on: a server that needs no key.")
 

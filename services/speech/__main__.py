@@ -82,5 +82,5 @@ async def main(settings: Settings, stop: asyncio.Event) -> None:
 
 
 if __name__ == "__main__":
-    chosen = Settings()
+    chosen = Settings.read()
     process.run("speech", chosen, lambda stop: main(chosen, stop))

@@ -4,9 +4,9 @@ import logging
 import os
 from typing import Literal, Self
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import Field, model_validator
 
-from services.kit.settings import ProcessSettings
+from services.kit.settings import ApiKey, ProcessSettings
 from services.speech.domain import Bounds
 
 ProviderName = Literal["openai", "local"]
@@ -55,7 +55,7 @@ class Settings(ProcessSettings):
         32, ge=1, le=4_096, description="Memory of a process for the answers of requests that may come again, in MiB."
     )
 
-    openai_api_key: SecretStr | None = Field(None, description="OpenAI's key.")
+    openai_api_key: ApiKey | None = Field(None, description="OpenAI's key.")
     openai_base_url: str = Field(OPENAI_BASE_URL, description="Another server that speaks OpenAI's API.")
 
     @model_validator(mode="after")

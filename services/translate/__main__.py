@@ -73,5 +73,5 @@ async def main(settings: Settings, stop: asyncio.Event) -> None:
 
 
 if __name__ == "__main__":
-    chosen = Settings()
+    chosen = Settings.read()
     process.run("translate", chosen, lambda stop: main(chosen, stop))

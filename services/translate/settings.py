@@ -5,7 +5,7 @@ from typing import Literal, Self
 
 from pydantic import Field, SecretStr, model_validator
 
-from services.kit.settings import ProcessSettings
+from services.kit.settings import ApiKey, ProcessSettings
 
 ProviderName = Literal["openai", "google", "placeholder"]
 
@@ -38,9 +38,9 @@ class Settings(ProcessSettings):
     )
     translate_cache_ttl_s: float = Field(3_600, gt=0, description="How long a translation is kept, in seconds.")
 
-    openai_api_key: SecretStr | None = Field(None, description="OpenAI's key.")
+    openai_api_key: ApiKey | None = Field(None, description="OpenAI's key.")
     openai_base_url: str | None = Field(None, description="Another server that speaks OpenAI's API.")
-    google_api_key: SecretStr | None = Field(None, description="The key of Google's Gemini API.")
+    google_api_key: ApiKey | None = Field(None, description="The key of Google's Gemini API.")
     google_base_url: str | None = Field(None, description="Another server that speaks Gemini's API.")
 
     @model_validator(mode="after")
