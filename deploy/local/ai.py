@@ -8,13 +8,11 @@ import importlib.util
 import os
 import signal
 import sys
-import urllib.error
-import urllib.request
 from pathlib import Path
 from typing import ClassVar
 
 from deploy.local.problem import Problem
-from deploy.local.server import LOOPBACK, Command, Server, bare_environment
+from deploy.local.server import LOOPBACK, Command, Server, bare_environment, is_healthy
 
 MODEL = "smollm2-135m-instruct"
 SLOTS = 2  # answers written at a time
@@ -49,11 +47,7 @@ class LocalAI(Server):
 
     def is_ready(self) -> bool:
         """Whether the model is loaded."""
-        try:
-            with urllib.request.urlopen(f"http://{LOOPBACK}:{self.port}/health", timeout=1) as answer:
-                return bool(answer.status == 200)
-        except (OSError, urllib.error.URLError):
-            return False
+        return is_healthy(self.port)
 
 
 def model_file() -> Path:

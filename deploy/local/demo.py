@@ -1,6 +1,7 @@
 """The demonstration: a session that is ready to be asked, and the banner that says how."""
 
 import json
+from urllib.request import getproxies
 
 import httpx
 
@@ -51,9 +52,11 @@ async def _invitation(client: httpx.AsyncClient, data: DataDirectory, workspace:
             return f"No session could be made for you to try: {_reason(new)}"
         session = data.demo_session = new.json()["id"]
     body = json.dumps({"role": "user", "content": QUESTION})
+    # curl, unlike this system, sends requests for loopback to a proxy too.
+    direct = "--noproxy '*' " if getproxies() else ""
     return (
         "Ask something:\n\n"
-        f"curl -w '\\n' {client.base_url.join(chats)}{session}/messages/ \\\n"
+        f"curl {direct}-w '\\n' {client.base_url.join(chats)}{session}/messages/ \\\n"
         f"  -H 'Authorization: {client.headers['Authorization']}' \\\n"
         f"  -H 'Content-Type: application/json' -d '{body}'"
     )

@@ -1,12 +1,10 @@
 """A small recogniser of English behind OpenAI's wire protocol, so that there is a transcript without anybody's key."""
 
 import sys
-import urllib.error
-import urllib.request
 from pathlib import Path
 from typing import ClassVar
 
-from deploy.local.server import LOOPBACK, Command, Server, bare_environment
+from deploy.local.server import LOOPBACK, Command, Server, bare_environment, is_healthy
 
 MODEL = "pocketsphinx"
 MAX_SECONDS = 60
@@ -32,8 +30,4 @@ class Recogniser(Server):
 
     def is_ready(self) -> bool:
         """Whether it answers; its first transcript waits for the model."""
-        try:
-            with urllib.request.urlopen(f"http://{LOOPBACK}:{self.port}/health", timeout=1) as answer:
-                return bool(answer.status == 200)
-        except (OSError, urllib.error.URLError):
-            return False
+        return is_healthy(self.port)

@@ -17,11 +17,16 @@ from opentelemetry.trace import Span as Span
 from opentelemetry.trace import SpanKind as SpanKind
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
+from services.kit.http_client import is_loopback
+
 EXPORT_TIMEOUT_SECONDS = 5
 FLUSH_MILLISECONDS = 2_000
 TRACEPARENT = "traceparent"
 # Codes of gRPC that stand for a failure of the callee.
 FAULTS = frozenset({"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"})
+
+# gRPC takes http_proxy from the environment, for loopback too.
+_DIRECT: Any = (("grpc.enable_http_proxy", 0),)
 
 _propagator = TraceContextTextMapPropagator()
 _tracer: Tracer | None = None
@@ -47,7 +52,12 @@ def configure(service: str, *, endpoint: str | None, share: float) -> None:
         resource=Resource.create({"service.name": service, "service.namespace": "backendai-chat"}),
         shutdown_on_exit=False,
     )
-    exporter = OTLPSpanExporter(endpoint, insecure=endpoint.startswith("http://"), timeout=EXPORT_TIMEOUT_SECONDS)
+    exporter = OTLPSpanExporter(
+        endpoint,
+        insecure=endpoint.startswith("http://"),
+        timeout=EXPORT_TIMEOUT_SECONDS,
+        channel_options=_DIRECT if is_loopback(endpoint) else None,
+    )
     provider.add_span_processor(BatchSpanProcessor(exporter))
     atexit.register(provider.force_flush, FLUSH_MILLISECONDS)
     _tracer = provider.get_tracer("backendai")
