@@ -2,6 +2,7 @@
 
 import re
 
+import langcodes
 from langcodes import Language
 from langcodes.tag_parser import LanguageTagError
 
@@ -25,6 +26,18 @@ def find_tag(text: str) -> str | None:
         return None
     tag = language.to_tag()
     return tag if language.is_valid() and not _PRIVATE_USE.match(tag) else None
+
+
+def read_tag(said: str) -> str | None:
+    """The tag of what a model calls a language: a tag, one with underscores (en_US), or a name (English)."""
+    if tag := find_tag(said.strip().replace("_", "-")):
+        return tag
+    if len(said) > MAX_TAG_CHARACTERS:
+        return None
+    try:
+        return find_tag(langcodes.find(said).to_tag())
+    except (LookupError, ValueError):  # unknown, or not even text
+        return None
 
 
 def find_language(text: str) -> str | None:

@@ -18,7 +18,7 @@ from services.translate.billing import Billing, Hold
 from services.translate.domain import Answer, Job, Translation
 from services.translate.errors import InsufficientCredits
 from services.translate.flights import Flight, Flights
-from services.translate.languages import find_tag
+from services.translate.languages import read_tag
 from services.translate.providers import CutOff, Provider
 from services.translate.providers.wire import input_tokens
 
@@ -120,7 +120,7 @@ class Translations:
 
 def _checked(job: Job, answer: Answer) -> Answer:
     """The answer with its source in canonical form: the caller's, where there is one; a made-up one does not fit."""
-    source = job.source or find_tag(answer.source)
+    source = job.source or read_tag(answer.source)
     if source is None or not answer.translated_text.strip():
         raise ProviderBadResponse
     return Answer(answer.translated_text, source, answer.usage)

@@ -1,7 +1,5 @@
 """Which proxy a request goes through: none for this machine, the environment's for all others."""
 
-from collections.abc import Iterator
-
 import pytest
 
 from services.kit.http_client import UnsupportedProxy, is_loopback, proxy_for
@@ -11,12 +9,12 @@ NAMES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy", "request_method")
 
 
 @pytest.fixture(autouse=True)
-def environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
+def environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """No proxy to begin with."""
     for name in NAMES:
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
-    yield monkeypatch
+    return monkeypatch
 
 
 HERE = (
