@@ -22,7 +22,7 @@ def heard_language(said: str) -> str:
         return lower
     try:
         found = langcodes.find(lower).language if lower else None
-    except LookupError:
+    except (LookupError, ValueError):  # unknown, or not even text
         return ""
     return found if found and _is_code(found) else ""
 

@@ -60,7 +60,8 @@ class RawServer:
             while True:
                 head = await reader.readuntil(b"\r\n\r\n")
                 length = re.search(rb"content-length: *(\d+)", head, re.IGNORECASE)
-                self.bodies.append(orjson.loads(await reader.readexactly(int(length[1])) if length else b"null"))
+                body = await reader.readexactly(int(length[1])) if length else b"null"
+                self.bodies.append(body if b"multipart/form-data" in head else orjson.loads(body))
                 await self._send(writer, self.queue.popleft() if self.queue else self._last)
         except (asyncio.IncompleteReadError, ConnectionError):
             pass
