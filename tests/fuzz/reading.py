@@ -15,7 +15,6 @@ from services.agent.domain import Budget, Completed, Message, Settings, Step, Tu
 from services.agent.errors import RunError
 from services.agent.events import Events
 from services.agent.providers import Chunk, ModelCall, Unseen
-from services.agent.providers.adaptation import Refused
 from services.agent.providers.google_reader import GeminiReader
 from services.agent.providers.openai_reader import ChatCompletionReader
 from services.agent.runs import Reply, Run
@@ -23,7 +22,7 @@ from services.agent.tasks import heartbeat_of, step_to_wire, usage_to_wire
 from services.agent.tools import Tools
 from services.common.providers.errors import ProviderError
 from services.common.providers.event_stream import Answer
-from services.common.providers.refusals import in_stream, meaning_of
+from services.common.providers.refusals import Refused, in_stream, meaning_of
 from services.common.providers.retries import Retries
 from services.kit.money import Tier
 

@@ -8,9 +8,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from services.agent.providers.parameters import refused_by, smaller_limit
+from services.agent.providers.parameters import refused_by
 from services.common.providers.errors import ProviderError
 from services.common.providers.event_stream import EventStreamDecoder
+from services.common.providers.limits import smaller_limit
 from services.common.providers.refusals import Refusal, in_stream, meaning_of, read_refusal, retry_after_seconds
 
 SAME = settings(
