@@ -12,15 +12,19 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
+import httpx
 import psutil
 import pytest
 
-from deploy.local.server import free_port
+from deploy.local.server import free_port, listens
 from deploy.local.state import RUNNER_VARIABLE
+from tests.audio import tone
 
 ROOT = Path(__file__).parents[2]
 READY_SECONDS = 90
 STOP_SECONDS = 10
+CLOSED = "http://127.0.0.1:9"
+"""A proxy that is not there."""
 
 
 class Up:
@@ -109,6 +113,19 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Up]]:
         process.kill()
 
 
+@pytest.fixture
+def openai_fake_url() -> Iterator[str]:
+    """A process that speaks OpenAI's API."""
+    port = free_port()
+    process = subprocess.Popen((sys.executable, "-m", "tests.fakes.openai", "--port", str(port)), cwd=ROOT)
+    try:
+        until(lambda: listens(port), 20)
+        yield f"http://127.0.0.1:{port}/v1"
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
 def test_the_banners_curl_gets_paris_and_a_restart_still_has_the_chat(start: Callable[..., Up]) -> None:
     up = start()
     up.wait_until_ready()
@@ -127,6 +144,56 @@ def test_the_banners_curl_gets_paris_and_a_restart_still_has_the_chat(start: Cal
     headers = ("-H", next(word for word in again.curl if word.startswith("Authorization")))
     kept = json.loads(subprocess.run(("curl", "-s", listed, *headers), capture_output=True, check=True).stdout)
     assert [m["content"] for m in kept["results"]][-1] == answer["ai_messages"][0]["content"]
+
+
+@pytest.mark.parametrize(
+    "proxies",
+    [
+        {"HTTP_PROXY": CLOSED, "HTTPS_PROXY": CLOSED, "http_proxy": CLOSED, "https_proxy": CLOSED},
+        {"ALL_PROXY": "socks5://127.0.0.1:9", "all_proxy": "socks5://127.0.0.1:9"},
+    ],
+    ids=["http", "socks"],
+)
+def test_behind_a_company_s_proxy_everything_here_is_asked_directly(
+    start: Callable[..., Up], monkeypatch: pytest.MonkeyPatch, proxies: dict[str, str]
+) -> None:
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in proxies.items():
+        monkeypatch.setenv(name, value)
+    up = start()
+    up.wait_until_ready()
+    answer = json.loads(subprocess.run((*up.curl, "-s"), capture_output=True, check=True).stdout)
+    assert "Paris" in answer["ai_messages"][0]["content"]
+    gateway = f"http://127.0.0.1:{up.port}/api"
+    headers = {"Authorization": next(word for word in up.curl if word.startswith("Authorization")).partition(": ")[2]}
+    workspace = next(word for word in up.curl if word.startswith("http")).split("/")[5]
+    with httpx.Client(headers=headers, trust_env=False, timeout=60) as client:
+        said = client.post(
+            f"{gateway}/transcribe-audio/",
+            files={"audio_file": ("recording", tone("mp3"))},
+            data={"workspace_id": workspace},
+        )
+        assert said.status_code == 200, said.text
+        translated = client.get(
+            f"{gateway}/workspaces/{workspace}/translate/", params={"text": "Hello", "target": "de"}
+        )
+        assert translated.status_code == 200, translated.text
+
+
+def test_a_key_with_a_line_end_is_used_without_it(start: Callable[..., Up], openai_fake_url: str) -> None:
+    up = start(OPENAI_API_KEY="sk-a-secret-key\r\n", OPENAI_BASE_URL=f"{openai_fake_url}\r", LOG_LEVEL="info\r")
+    up.wait_until_ready()
+    answer = json.loads(subprocess.run((*up.curl, "-s"), capture_output=True, check=True).stdout)
+    assert answer["ai_messages"][0]["ai_provider"] == "openai"
+    assert "sk-a-secret-key" not in up.said
+
+
+def test_a_key_that_no_header_can_carry_is_a_sentence(start: Callable[..., Up]) -> None:
+    up = start(OPENAI_API_KEY="sk\u2013a-secret-key")
+    assert up.process.wait(30) == 1
+    assert re.fullmatch("A setting is wrong. OPENAI_API_KEY: .*\n", up.said)
+    assert "secret" not in up.said
 
 
 def test_whatever_is_killed_is_started_again_and_answers(start: Callable[..., Up]) -> None:
