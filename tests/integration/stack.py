@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -207,7 +208,9 @@ class Stack:
 
     def script(self, provider: str, **fields: object) -> None:
         """Tell a provider fake how to answer, by default or next."""
-        httpx.post(f"{self.fakes[provider]}/_script", json=fields).raise_for_status()
+        # Half a surrogate pair goes in the body as an escape.
+        body, headers = json.dumps(fields), {"Content-Type": "application/json"}
+        httpx.post(f"{self.fakes[provider]}/_script", content=body, headers=headers).raise_for_status()
 
     def requests(self, provider: str) -> list[dict[str, object]]:
         """What a provider fake was sent."""

@@ -200,6 +200,18 @@ async def test_a_request_that_comes_again_is_answered_alike_and_paid_once(single
         assert (language.status_code, language.json()["code"]) == (422, "idempotency_key_reused")
 
 
+@pytest.mark.parametrize(("sent", "text"), [("Hi \ud83d", "Hi \ufffd"), ("a\0b", "a\ufffdb")])
+async def test_text_that_can_not_be_sent_on_is_replaced_before_it_is_paid(single: Stack, sent: str, text: str) -> None:
+    async with single.user() as alice:
+        await alice.credits()
+        single.script("whisper", next=[{"text": sent}])
+        first = await transcribe(alice, key="k-1")
+        again = await transcribe(alice, key="k-1")
+        assert (first.status_code, first.json()["text"]) == (200, text), first.text
+        assert again.json() == first.json()
+        assert await spent(alice) == Decimal(first.json()["credits_charged"])
+
+
 async def test_twins_on_two_of_everything_are_charged_once(pair: Stack) -> None:
     async with pair.user() as alice:
         await alice.credits()

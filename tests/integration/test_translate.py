@@ -88,6 +88,24 @@ async def test_a_translation_is_answered_and_charged_to_the_nano_credit(stack: S
         assert (entry["task_id"], entry["session_id"], entry["seconds"]) == (None, None, None)
 
 
+@pytest.mark.parametrize(("sent", "text"), [("Hallo \ud83d", "Hallo \ufffd"), ("a\0b", "a\ufffdb")])
+async def test_text_that_can_not_be_sent_on_is_replaced_before_it_is_paid(stack: Stack, sent: str, text: str) -> None:
+    async with stack.user() as alice:
+        stack.script("openai", default=answering(sent))
+        response = await translate(alice)
+        assert (response.status_code, response.json()["translated_text"]) == (200, text), response.text
+        assert len(await ledger(alice)) == 1
+
+
+async def test_an_answer_in_a_fence_with_a_language_s_name_is_read(stack: Stack) -> None:
+    document = {"source": "English", "translated_text": "Guten Morgen", "note": "formal"}
+    async with stack.user() as alice:
+        stack.script("openai", default={"text": f"Here you are:\n```json\n{json.dumps(document)}\n```"})
+        response = await translate(alice)
+        assert response.status_code == 200, response.text
+        assert (response.json()["translated_text"], response.json()["source"]) == ("Guten Morgen", "en")
+
+
 async def test_gemini_translates_too(gemini_stack: Stack) -> None:
     async with gemini_stack.user() as alice:
         await fund(alice)
