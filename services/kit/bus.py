@@ -133,12 +133,15 @@ class Bus:
     async def _keep_connected(self) -> None:
         while True:
             client = await self._dial()
+            # A server that ends each connection at once is not dialled without a pause, nor by all at the same moment.
+            pause_seconds = FIRST_DIAL_WAIT_SECONDS * random.uniform(0.5, 1)
             try:
                 while waiting := [one for one in self._subscriptions if one.client is not client]:
                     for subscription in waiting:
                         await subscription.attach(client)
             except nats.errors.Error:  # lost again already
                 await _hang_up(client)
+                await asyncio.sleep(pause_seconds)
                 continue
             self.client, self.js = client, client.jetstream(timeout=REQUEST_SECONDS)
             log.info("nats_connected")
@@ -147,6 +150,7 @@ class Bus:
             await self._until_lost(client)
             log.warning("nats_disconnected", reason=str(client.last_error or ""))
             await _hang_up(client)
+            await asyncio.sleep(pause_seconds)
 
     async def _dial(self) -> Client:
         """A connected client, tried for ever, at one server after the other."""
@@ -354,9 +358,10 @@ class Bus:
 
     async def close(self) -> None:
         """Flush what can be flushed and hang up."""
-        if self._connecting is not None:
+        # asyncio.wait_for, which nats-py dials with, loses a cancellation that comes as it ends.
+        while self._connecting is not None and not self._connecting.done():
             self._connecting.cancel()
-            await asyncio.wait((self._connecting,))
+            await asyncio.wait((self._connecting,), timeout=HANG_UP_SECONDS)
         if self.client.is_connected:
             await self.client.drain()
 

@@ -12,9 +12,10 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from deploy.local.server import LOOPBACK, free_port
+from gateway.settings import Settings as GatewaySettings
 from services.agent.settings import AgentSettings
 from services.chat.settings import Settings as ChatSettings
-from services.kit.bus import Bus
+from services.kit.bus import FIRST_DIAL_WAIT_SECONDS, Bus
 from services.kit.nats_url import Endpoint, InvalidNatsUrl, parse
 from tests.nats_accounts import IN_URL, PASSWORD, USER, NatsWithPassword
 from tests.proxy import Proxy
@@ -150,6 +151,50 @@ async def test_whatever_the_server_says_when_it_ends_a_connection_another_one_is
     server.close()
 
 
+async def test_a_server_that_ends_each_connection_at_once_is_dialled_with_pauses() -> None:
+    greeted = 0
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal greeted
+        writer.write(b'INFO {"server_id":"x","version":"2.12.0","max_payload":1048576,"headers":true}\r\n')
+        while line := await reader.readline():
+            if line.startswith(b"PING"):
+                greeted += 1
+                writer.write(b"PONG\r\n-ERR 'Slow Consumer'\r\n")
+                break
+        await writer.drain()
+        writer.close()
+
+    port = free_port()
+    server = await asyncio.start_server(serve, LOOPBACK, port)
+    loop = asyncio.get_running_loop()
+    began_at = loop.time()
+    async with started(f"nats://{LOOPBACK}:{port}"):
+        await until(lambda: greeted > 10)
+        assert loop.time() - began_at > 10 * FIRST_DIAL_WAIT_SECONDS / 2
+    server.close()
+
+
+async def test_closing_ends_although_a_cancellation_of_the_dial_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    dials = 0
+
+    async def lose_the_first_cancellation(_client: Client, *_given: object, **_options: object) -> None:
+        nonlocal dials
+        dials += 1
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            if dials > 1:
+                raise
+
+    monkeypatch.setattr(Client, "connect", lose_the_first_cancellation)
+    bus = Bus(f"nats://{LOOPBACK}:{free_port()}", name="test")
+    bus.start()
+    await until(lambda: dials == 1)
+    async with asyncio.timeout(WITHIN_SECONDS):
+        await bus.close()
+
+
 async def test_a_connection_that_is_cut_off_in_silence_is_noticed_and_made_again(server: NatsWithPassword) -> None:
     async with Proxy(server.port) as proxy, started(server.url.replace(f":{server.port}", f":{proxy.port}")) as bus:
         await until(lambda: bus.connected)
@@ -210,7 +255,7 @@ def test_what_is_no_url_ends_the_start_by_the_settings_name(monkeypatch: pytest.
         parse(given)
     monkeypatch.setenv("DATABASE_URL", "postgresql://somewhere/x")
     monkeypatch.setenv("NATS_URL", given)
-    for kind in (AgentSettings, ChatSettings):
+    for kind in (AgentSettings, ChatSettings, GatewaySettings):
         with pytest.raises(SystemExit) as ended:
             kind.read()
         assert str(ended.value).startswith("NATS_URL: ")
