@@ -18,6 +18,7 @@ from services.kit.bus import Bus
 from tests.fakes.chat import FakeChat
 from tests.fakes.gemini import FakeGemini
 from tests.fakes.openai import FakeOpenAI
+from tests.nats_accounts import PASSWORD, NatsWithPassword
 from tests.servers import Nats, new_nats
 from tests.unit.agent.conftest import KEY
 from tests.unit.agent.test_worker import eventually, wake
@@ -73,6 +74,27 @@ async def test_it_starts_without_anybody_there_and_is_ready_while_nats_is(tmp_pa
                 await eventually(is_serving)
             await eventually(is_away)
     assert "Traceback" not in (tmp_path / "log").read_text()
+
+
+async def test_it_is_not_ready_while_nats_refuses_its_password(tmp_path: Path) -> None:
+    listen = f"127.0.0.1:{free_port()}"
+
+    async def is_away() -> bool:
+        return await health(listen) == health_pb2.HealthCheckResponse.NOT_SERVING
+
+    async def is_serving() -> bool:
+        return await health(listen) == health_pb2.HealthCheckResponse.SERVING
+
+    with NatsWithPassword(tmp_path / "nats") as server:
+        async with agent_process(
+            tmp_path / "log", AGENT_LISTEN=listen, CHAT_ADDRESS=f"127.0.0.1:{free_port()}", NATS_URL=server.url
+        ):
+            await eventually(is_serving)
+            server.change(password="another")
+            await eventually(is_away)
+            server.change()
+            await eventually(is_serving)
+    assert PASSWORD not in (tmp_path / "log").read_text()
 
 
 async def test_no_environment_makes_it_tell_a_conversation_to_anybody_else(
