@@ -28,6 +28,9 @@ from services.common.providers.errors import (
 
 MAX_BODY_BYTES = 1024 * 1024
 MAX_RETRY_AFTER_SECONDS = 86_400.0
+# What is matched against the table is bounded. Some vendors write whole sentences into codes.
+MAX_CODES = 64
+MAX_CODE_CHARACTERS = 512
 # Codes are passed on to users, sentences are not: they may quote the conversation or the key.
 _WORD = re.compile(r"[A-Za-z][A-Za-z0-9_.\-]{0,63}(\[\d{1,4}\][A-Za-z0-9_.]{0,40})?")
 _STATUS = re.compile(r"[45][0-9]{2}")
@@ -351,8 +354,9 @@ def _of_document(status: int, document: object, headers: Mapping[str, str]) -> R
             delay = delay or str(wanted).removesuffix("s")
     if delay:
         headers = {"retry-after": delay, **headers}
-    codes = [*codes, *params]
-    return Refusal(status, tuple(codes), "\n".join(messages)[:8_192], tuple(filter(None, params)), headers)
+    params = [name[:MAX_CODE_CHARACTERS] for name in params if name][:MAX_CODES]
+    codes = [*(code[:MAX_CODE_CHARACTERS] for code in codes[:MAX_CODES]), *params]
+    return Refusal(status, tuple(codes), "\n".join(messages)[:8_192], tuple(params), headers)
 
 
 def _objects(document: object, depth: int = _DEPTH) -> Iterator[Mapping[str, Any]]:

@@ -259,6 +259,12 @@ def test_what_the_provider_asks_for_travels_in_whole_seconds() -> None:
     assert error(429, {}, **{"Retry-After": "1.2"}).metadata == {"retry_after_seconds": "2"}
 
 
+def test_what_is_matched_is_bounded() -> None:
+    body = {"error": {"message": "m" * 100_000, "code": "c" * 100_000, "details": [{"reason": "r"}] * 1_000}}
+    refusal = read_refusal(400, json.dumps(body).encode(), {})
+    assert len(refusal.text) < 50_000
+
+
 def test_gemini_tells_the_wait_in_the_body() -> None:
     body = {"error": {"code": 429, "details": [{"@type": "type.googleapis.com/RetryInfo", "retryDelay": "34s"}]}}
     assert error(429, body).retry_after_seconds == 34
