@@ -54,7 +54,7 @@ async def test_nothing_is_lost_while_the_backends_end_their_connections(tmp_path
             stack = Stack(tmp_path, proxy.url_of(url), nats=nats)
             await asyncio.to_thread(stack.__enter__)
             try:
-                seen = await load(stack, nats)
+                seen = await load(stack, nats, proxy)
                 print(f"\n{dict(seen.answers)} answers, {proxy.forgotten} connections forgotten, {seen.not_cured}")
                 assert seen.not_cured == []
                 assert proxy.forgotten > 0
@@ -64,12 +64,13 @@ async def test_nothing_is_lost_while_the_backends_end_their_connections(tmp_path
         await asyncio.to_thread(server.stop)
 
 
-async def load(stack: Stack, nats: NatsWithPassword) -> Seen:
+async def load(stack: Stack, nats: NatsWithPassword, proxy: Proxy) -> Seen:
     """Users send with gaps of idleness; the password of NATS is changed and changed back meanwhile."""
     seen, users = Seen(), [stack.user(f"user{number}") for number in range(USERS)]
     ends_at = asyncio.get_running_loop().time() + SECONDS
     try:
-        await asyncio.gather(change_passwords(nats), *(send_until(ends_at, user, seen) for user in users))
+        senders = (send_until(ends_at, user, seen) for user in users)
+        await asyncio.gather(change_passwords(nats), stop_forgetting(proxy), *senders)
         for user, session, task in seen.accepted:
             await until(lambda user=user, session=session, task=task: has_ended(user, session, task), within=60.0)  # type: ignore[misc]
         await check_ledger(seen)
@@ -77,6 +78,12 @@ async def load(stack: Stack, nats: NatsWithPassword) -> Seen:
         for user in users:
             await user.aclose()
     return seen
+
+
+async def stop_forgetting(proxy: Proxy) -> None:
+    """Half of the time the proxy forgets idle connections in silence; then PostgreSQL itself ends them, with a word."""
+    await asyncio.sleep(SECONDS / 2)
+    proxy.forgets_after = None
 
 
 async def change_passwords(nats: NatsWithPassword) -> None:
