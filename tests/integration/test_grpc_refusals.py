@@ -65,7 +65,9 @@ TRIED_ELSEWHERE_OF = {
     ("ChatService.RegenerateAnswer", "CONTEXT_TOO_LONG"),  # no model of this stack has so small a window
     ("ChatService.RegenerateAnswer", "MODEL_UNKNOWN"),
     ("ChatService.SendMessage", "MODEL_UNKNOWN"),
+    ("SpeechService.Transcribe", "CONTEXT_TOO_LONG"),
     ("SpeechService.Transcribe", "INSUFFICIENT_CREDITS"),
+    ("TranslateService.TranslateText", "CONTEXT_TOO_LONG"),
 }
 
 

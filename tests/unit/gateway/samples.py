@@ -33,7 +33,7 @@ def token(
 ) -> str:
     """alice's, owner of the workspace; a claim that is None is left out."""
     now = int(time.time())
-    default = {"sub": "alice", "iat": now, "exp": now + 600, "workspaces": {WORKSPACE: "owner"}}
+    default = {"sub": "alice", "iat": now, "exp": now + 14_400, "workspaces": {WORKSPACE: "owner"}}
     chosen = {name: value for name, value in (default | claims).items() if value is not None}
     return jwt.encode(chosen, secret, algorithm, headers=headers)
 
