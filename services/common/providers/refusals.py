@@ -91,6 +91,7 @@ class Rule:
 
 
 def _any_of(*patterns: str) -> re.Pattern[str]:
+    """One pattern. Its repetitions must be bounded: a message without spaces would be searched in quadratic time."""
     return re.compile("|".join(patterns), re.IGNORECASE | re.DOTALL)
 
 
@@ -179,11 +180,11 @@ RULES: tuple[Rule, ...] = (
             r"content[ -]filter(ing|ed)?\b(?! (is|are) not supported)",
             r"content management policy",
             r"(safety|moderation) system",
-            r"violat\w+ (of )?(\S+ ){0,4}(usage|content|safety|use) (polic|guideline)",
+            r"violat\w{1,8} (of )?(\S{1,60} ){0,4}(usage|content|safety|use) (polic|guideline)",
             r"inappropriate content|sensitive (content|information|words)|SensitiveContent|new_sensitive|敏感",
             r"considered high risk|\bguardrail",
             r"(content|prompt|response|output|input) (was|is|has been) blocked",
-            r"blocked (by|for|due to) (\S+ ){0,3}(safety|moderation|policy|prohibited)",
+            r"blocked (by|for|due to) (\S{1,60} ){0,3}(safety|moderation|policy|prohibited)",
             r"failed (the )?safety check",
         ),
         examples=("flagged as potentially violating", "Content Exists Risk", "blocked by content filtering policy"),
@@ -207,9 +208,9 @@ RULES: tuple[Rule, ...] = (
         ),
         wording=_any_of(
             r"(maximum|max|available|model's|model) (context|prompt) (length|window|size)",
-            r"context (length|window|size|limit) (of|is|has been|was|limit|exceed\w*)",
-            r"exceed\w* (\S+ ){0,4}(context|max_model_len|token limit|model limit|max(imum)? (length|prompt))",
-            r"(longer|larger|greater|more) than (\S+ ){0,4}(context|maximum model length|max_model_len)",
+            r"context (length|window|size|limit) (of|is|has been|was|limit|exceed\w{0,8})",
+            r"exceed\w{0,8} (\S{1,60} ){0,4}(context|max_model_len|token limit|model limit|max(imum)? (length|prompt))",
+            r"(longer|larger|greater|more) than (\S{1,60} ){0,4}(context|maximum model length|max_model_len)",
             r"maximum (model|input|sequence) length",
             r"(prompt|input|message|messages|conversation|request) (is|are) too long",
             r"(prompt|input) too (long|large)|request body too large",
