@@ -2,6 +2,7 @@
 
 import langcodes
 
+from services.kit.text import replace_unstorable
 from services.speech.errors import LanguageUnknown
 
 CODE_LETTERS = 2
@@ -17,12 +18,13 @@ def to_language(code: str) -> str:
 
 def heard_language(said: str) -> str:
     """The code of what a provider calls a language by its code or, as Whisper does, its English name; "" if unknown."""
-    lower = said.strip().lower()
+    # langcodes raises SystemError for text with NUL.
+    lower = replace_unstorable(said).strip().lower()
     if _is_code(lower):
         return lower
     try:
         found = langcodes.find(lower).language if lower else None
-    except (LookupError, ValueError):  # unknown, or not even text
+    except LookupError:
         return ""
     return found if found and _is_code(found) else ""
 

@@ -6,6 +6,8 @@ import langcodes
 from langcodes import Language
 from langcodes.tag_parser import LanguageTagError
 
+from services.kit.text import replace_unstorable
+
 # Language, script, region and variants. No extensions and no private use: they name no language, and could carry words.
 _SHAPE = re.compile(r"[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8}){0,5}")
 MAX_TAG_CHARACTERS = 35
@@ -35,8 +37,9 @@ def read_tag(said: str) -> str | None:
     if len(said) > MAX_TAG_CHARACTERS:
         return None
     try:
-        return find_tag(langcodes.find(said).to_tag())
-    except (LookupError, ValueError):  # unknown, or not even text
+        # langcodes raises SystemError for text with NUL.
+        return find_tag(langcodes.find(replace_unstorable(said)).to_tag())
+    except LookupError:
         return None
 
 
