@@ -322,7 +322,7 @@ def in_stream(document: Mapping[str, Any]) -> Refusal | None:
             document.get("object") == "error"
             or document.get("type") == "error"
             or ("error_code" in document and "message" in document)
-            or "detail" in document
+            or bool(document.get("detail"))
         ):
             return None
     refusal = _of_document(0, document, {})

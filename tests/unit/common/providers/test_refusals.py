@@ -222,7 +222,8 @@ def test_an_error_inside_an_answer_is_found(document: dict[str, Any], status: in
 
 
 @pytest.mark.parametrize(
-    "document", [{"choices": [], "error": None}, {"type": "ping"}, {}, {"choices": [], "detail": 1}]
+    "document",
+    [{"choices": [], "error": None}, {"type": "ping"}, {}, {"text": "x", "detail": ""}, {"choices": [], "detail": 1}],
 )
 def test_a_piece_of_an_answer_is_no_error(document: dict[str, Any]) -> None:
     assert in_stream(document) is None
